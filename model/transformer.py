@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chunk transformer: denoises all latent frames of a chunk at once, given the frames before it and the actions.
+
+Tokens are tubelets (ViViT, arXiv 2103.15691): small patches of a few consecutive latent frames. A chunk's tokens attend to each other and to the context's; the context attends to itself
+only, so its keys and values are computed once per chunk and serve every sampling step. Every frame's action and the diffusion
+time go in through adaptive layer norm (DiT, arXiv 2212.09748; Cosmos-Predict2.5 measured this place best for frame-level actions).
+
+Letters: B batch, K context frames, T chunk frames, C h w latent, G groups of ``tubelet`` frames, P patches per group, D width,
+N heads, F action features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from longscape_ros.model.moe import ExpertFeedForward
+
+Cache = list[tuple[Tensor, Tensor]]
+"""Keys and values [B, N, G * P, D / N] of the context, one pair per block."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the chunk transformer.
+
+    Args:
+        latent_shape: (C, h, w).
+        action_features: F, columns of :func:`longscape_ros.actions.encode_actions`.
+        context: K.
+        max_length: Longest chunk in frames.
+        patch: Side of a patch in latent pixels.
+        tubelet: Frames per token.
+        width: D.
+        depth: Blocks.
+        heads: N.
+        hidden: Width inside an expert.
+        experts: Feed-forward networks per block.
+    """
+
+    latent_shape: tuple[int, int, int]
+    action_features: int
+    context: int = 4
+    max_length: int = 32
+    patch: int = 2
+    tubelet: int = 4
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+    hidden: int = 512
+    experts: int = 4
+
+    def __post_init__(self) -> None:
+        if any(side % self.patch for side in self.latent_shape[1:]):
+            raise ValueError(f"Got a latent of {self.latent_shape} and patch {self.patch}, expected a patch that divides height and width.")
+        if self.context % self.tubelet or self.max_length % self.tubelet:
+            raise ValueError(f"Got {self.context} context frames, chunks up to {self.max_length} and tubelet {self.tubelet}, expected a tubelet that divides both.")
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"Got width {self.width} and {self.heads} heads, expected an even width that the heads divide.")
+
+    @property
+    def patches(self) -> int:
+        """P."""
+        return self.latent_shape[1] * self.latent_shape[2] // self.patch**2
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Scale and shift [B, G, P, D] by per-group [B, G, 1, D]."""
+    return x * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """Attention and one expert, each behind an adaptive layer norm with a gate that starts at zero."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.feed_forward = ExpertFeedForward(config.width, config.hidden, config.experts)
+        self.modulation = nn.Linear(config.width, 6 * config.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, expert: int, cached: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """[B, G, P, D], condition [B, G, D] -> [B, G, P, D], and the keys and values of these tokens."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition).unsqueeze(2).chunk(6, dim=-1)  # [B, G, 1, D]
+        groups = x.shape[1]
+        qkv = self.qkv(modulate(self.norm(x), shift_a, scale_a))
+        query, key, value = rearrange(qkv, "b g p (three n d) -> three b n (g p) d", three=3, n=self.heads)
+        keys, values = (key, value) if cached is None else (torch.cat((cached[0], key), dim=2), torch.cat((cached[1], value), dim=2))
+        attended = rearrange(F.scaled_dot_product_attention(query, keys, values), "b n (g p) d -> b g p (n d)", g=groups)
+        x = x + gate_a * self.out(attended)
+        x = x + gate_f * self.feed_forward(modulate(self.norm(x), shift_f, scale_f), expert)
+        return x, (key, value)
+
+
+class ChunkTransformer(nn.Module):
+    """Estimates the clean latents of a chunk from noisy ones."""
+
+    frequencies: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        pixels = config.tubelet * config.latent_shape[0] * config.patch**2
+        reference = config.latent_shape[0] * config.patch**2
+        self.embed_context = nn.Linear(pixels, config.width)
+        self.embed_noisy = nn.Linear(pixels + reference, config.width)
+        self.place = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
+        self.moment = nn.Parameter(0.02 * torch.randn((config.context + config.max_length) // config.tubelet, config.width))
+        self.embed_action = nn.Sequential(
+            nn.Linear(config.tubelet * config.action_features, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+        )
+        self.embed_time = nn.Sequential(nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Linear(config.width, 2 * config.width)
+        self.project = nn.Linear(config.width, pixels)
+        half = config.width // 2
+        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False)
+        for layer in (self.modulation, self.project):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def tokens(self, latents: Tensor, tubelet: int) -> Tensor:
+        """[B, T, C, h, w] -> [B, G, P, tubelet * C * patch^2]."""
+        patch = self.config.patch
+        return rearrange(latents, "b (g f) c (y p) (x q) -> b g (y x) (f c p q)", f=tubelet, p=patch, q=patch)
+
+    def condition(self, actions: Tensor, time: Tensor, moments: Tensor) -> Tensor:
+        """Actions [B, T, F], time [B] in 0 ... 1 and moments [G, D] -> what modulates each group, [B, G, D]."""
+        angles = 1000 * time[:, None] * self.frequencies
+        wave = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        grouped = rearrange(actions, "b (g f) a -> b g (f a)", f=self.config.tubelet)
+        out: Tensor = F.silu(self.embed_action(grouped) + self.embed_time(wave)[:, None] + moments)
+        return out
+
+    def encode_context(self, context: Tensor, actions: Tensor, expert: int) -> Cache:
+        """Keys and values of the frames before the chunk: latents [B, K, C, h, w], their actions [B, K, F]."""
+        moments = self.moment[: self.config.context // self.config.tubelet]
+        condition = self.condition(actions, torch.ones_like(actions[:, 0, 0]), moments)
+        x = self.embed_context(self.tokens(context, self.config.tubelet)) + self.place + moments[:, None]
+        cache = []
+        for block in self.blocks:
+            x, pair = block(x, condition, expert, None)
+            cache.append(pair)
+        return cache
+
+    def forward(self, noisy: Tensor, time: Tensor, last: Tensor, actions: Tensor, expert: int, cache: Cache) -> Tensor:
+        """Clean latents of the chunk.
+
+        Args:
+            noisy: [B, T, C, h, w].
+            time: [B], 0 (noise) to 1 (clean).
+            last: [B, C, h, w], the newest context frame; the output is an offset from it.
+            actions: [B, T, F].
+            expert: Which expert is active.
+            cache: From :meth:`encode_context`.
+        """
+        config = self.config
+        groups = noisy.shape[1] // config.tubelet
+        first = config.context // config.tubelet
+        moments = self.moment[first : first + groups]
+        condition = self.condition(actions, time, moments)
+        reference = self.tokens(last[:, None], 1).expand(-1, groups, -1, -1)
+        x = self.embed_noisy(torch.cat((self.tokens(noisy, config.tubelet), reference), dim=-1)) + self.place + moments[:, None]
+        for block, cached in zip(self.blocks, cache, strict=True):
+            x, _ = block(x, condition, expert, cached)
+        shift, scale = self.modulation(condition).unsqueeze(2).chunk(2, dim=-1)
+        offset = self.project(modulate(self.norm(x), shift, scale))
+        height, patch = config.latent_shape[1] // config.patch, config.patch
+        frames = rearrange(offset, "b g (y x) (f c p q) -> b (g f) c (y p) (x q)", y=height, f=config.tubelet, p=patch, q=patch)
+        return last[:, None] + frames
