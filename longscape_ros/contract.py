@@ -129,6 +129,29 @@ class ActionSpace:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkRule:
+    """Parameters of the action-guided chunk rule (LongScape, arXiv 2509.21790), see :mod:`longscape_ros.segmentation`.
+
+    Args:
+        base: Base window in grid steps.
+        lengths: Chunk lengths in grid steps, increasing multiples of ``base``.
+        threshold: Motion that ends a chunk, as a fraction of a dimension's ``motion_range``.
+    """
+
+    base: int = 8
+    lengths: tuple[int, ...] = (8, 16, 24, 32)
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.base < 1 or not self.lengths or any(length < 1 or length % self.base for length in self.lengths):
+            raise InputError(f"Got chunk lengths {list(self.lengths)}, expected multiples of the base window {self.base}.")
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise InputError(f"Got chunk lengths {list(self.lengths)}, expected increasing numbers.")
+        if not self.threshold > 0:
+            raise InputError(f"Got threshold {self.threshold}, expected a positive number.")
+
+
+@dataclass(frozen=True, slots=True)
 class ActionSource:
     """A topic that carries some of the action's dimensions.
 
@@ -202,6 +225,23 @@ class Plan:
                 raise InputError(f"Got {label} with NaN or infinity for {list(self.names)}, expected finite numbers; the plan is ignored.")
         if (np.diff(self.times_ns) < 0).any() or self.times_ns[0] < 0:
             raise InputError("Got times from start that decrease or are negative, expected them in order from zero on; the plan is ignored.")
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A recording: the camera's images in the order of their stamps, and all that was commanded.
+
+    Args:
+        name: For messages and reports.
+        frames: Images as recorded or already resized, all of one size.
+        plans: In the order they were received.
+        instruction: What the robot was told in words; empty: nothing.
+    """
+
+    name: str
+    frames: tuple[Frame, ...]
+    plans: tuple[Plan, ...]
+    instruction: str = ""
 
 
 @dataclass(frozen=True, slots=True)

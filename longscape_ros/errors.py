@@ -22,5 +22,9 @@ class BagError(LongscapeError):
     """A bag cannot be read, or lacks the topics that the mapping names."""
 
 
-class EnvironmentFault(LongscapeError):
+class HostError(LongscapeError):
     """Something the host must provide is missing: a system library, a package, a ROS installation."""
+
+
+class NotReadyError(LongscapeError):
+    """There is not enough input yet to predict from: no image, or no command where one is needed."""
