@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a snapshot to a prediction, chunk after chunk, without leaving latents in between.
+
+Letters: K context frames, N future steps, T chunk frames, A action dimensions, C h w latent, H W image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longscape_ros.actions import encode_actions
+from longscape_ros.bundle import Bundle
+from longscape_ros.contract import Chunk, Prediction, Snapshot, Status
+from longscape_ros.errors import InputError
+from longscape_ros.runtime.backends import Backend, Float32, Rgb
+from longscape_ros.segmentation import expert_for, segment
+
+T = TypeVar("T")
+_SEED_BITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A future in latents.
+
+    Args:
+        latents: float32 [N, C, h, w], only frames that are asked for and planned.
+        chunks: The cut of the N steps.
+        experts: The expert that denoised each chunk.
+        seed: Of the noise.
+        complete: False: stopped between chunks.
+    """
+
+    latents: Float32
+    chunks: tuple[Chunk, ...]
+    experts: tuple[int, ...]
+    seed: int
+    complete: bool
+
+
+class Predictor:
+    """Predicts with one bundle on one backend; for one thread at a time.
+
+    Equal snapshots, horizons and seeds give bit-equal frames on one backend with one number of threads.
+
+    Args:
+        bundle: The model.
+        backend: Runs its graphs.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.model_id = bundle.model_id
+
+    def predict(
+        self,
+        snapshot: Snapshot,
+        *,
+        horizon: int | None = None,
+        seed: int | None = None,
+        status: Status = Status.OK,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Prediction:
+        """Predict the frames of the planned steps.
+
+        Args:
+            snapshot: What is known.
+            horizon: Most steps to predict; None: the bundle's. The frames of a short horizon are the first of a long one.
+            seed: Of the noise, below 2**64; None: from the model and the anchor.
+            status: To report.
+            should_stop: Asked between chunks; True ends the prediction after the chunks so far, with status DEGRADED.
+
+        Raises:
+            InputError: the snapshot does not fit the bundle, or an argument is out of range.
+            BackendError: a graph failed.
+        """
+        clock = _Stopwatch()
+        rollout = self.roll_out(snapshot, horizon=horizon, seed=seed, should_stop=should_stop, clock=clock)
+        frames = self.decode(rollout.latents, [chunk.valid for chunk in rollout.chunks], clock)
+        if not rollout.complete and status == Status.OK:
+            status = Status.DEGRADED
+        return Prediction(
+            anchor_ns=snapshot.anchor_ns,
+            fps=self.bundle.manifest.fps,
+            frames=frames,
+            chunks=rollout.chunks,
+            experts=rollout.experts,
+            assumed_from=min(snapshot.assumed_from, len(frames)),
+            confidence=np.full(len(frames), np.nan, np.float32),
+            seed=rollout.seed,
+            model_id=self.model_id,
+            status=status,
+            plan_stamp_ns=snapshot.plan_stamp_ns,
+            timings_ms=clock.timings_ms(),
+            frame_id=snapshot.frame_id,
+        )
+
+    def roll_out(
+        self,
+        snapshot: Snapshot,
+        *,
+        horizon: int | None = None,
+        seed: int | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        clock: _Stopwatch | None = None,
+    ) -> Rollout:
+        """Like :meth:`predict`, without decoding."""
+        manifest, clock = self.bundle.manifest, clock or _Stopwatch()
+        steps = self._steps(snapshot, horizon)
+        seed = self._seed(snapshot, seed)
+        known = manifest.context
+        chunks = clip(segment(snapshot.motion[known - 1 :], manifest.action_space, manifest.segmentation), steps)
+        context = clock("encode", lambda: self.backend.encode(snapshot.context))  # [K, C, h, w]
+        pieces: list[Float32] = []
+        experts: list[int] = []
+        for index, chunk in enumerate(chunks):
+            if index and should_stop is not None and should_stop():
+                break
+            expert = expert_for(chunk.length, manifest.segmentation) if manifest.experts.count > 1 else 0
+            latents = self._denoise(context, snapshot.motion, chunk, expert, noise_of(seed, index), clock)
+            context = np.concatenate([context, latents])[-known:]
+            pieces.append(latents[: chunk.valid])
+            experts.append(expert)
+        return Rollout(np.concatenate(pieces), chunks[: len(pieces)], tuple(experts), seed, len(pieces) == len(chunks))
+
+    def decode(self, latents: Float32, lengths: Sequence[int], clock: _Stopwatch | None = None) -> Rgb:
+        """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], in batches of the given lengths (together N): a chunk fits the cache."""
+        clock, ends = clock or _Stopwatch(), np.cumsum(lengths)
+        batches = [latents[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        return np.concatenate([clock("decode", lambda batch=batch: self.backend.decode(batch)) for batch in batches])
+
+    def warm_up(self) -> None:
+        """Run every graph once at every chunk length, so that the first prediction is as fast as the rest."""
+        manifest = self.bundle.manifest
+        context = self.backend.encode(np.zeros((manifest.context, *manifest.image_size, 3), np.uint8))
+        motion = np.zeros((manifest.context + 1, len(manifest.action_space)))
+        for length in manifest.segmentation.lengths:
+            for expert in range(manifest.experts.count):
+                actions = self._features(motion, 0, length)
+                self.backend.denoise(expert, context[None], actions[None], np.zeros((1, length, *manifest.latent_shape), np.float32))
+            self.backend.decode(np.zeros((length, *manifest.latent_shape), np.float32))
+
+    def _denoise(
+        self,
+        context: Float32,
+        motion: NDArray[np.float64],
+        chunk: Chunk,
+        expert: int,
+        noise: np.random.Generator,
+        clock: _Stopwatch,
+    ) -> Float32:
+        """Latents [T, C, h, w] of a chunk, from those of the K frames before it."""
+        actions = self._features(motion, chunk.start, chunk.length)
+        drawn = noise.standard_normal((1, chunk.length, *self.bundle.manifest.latent_shape), np.float32)
+        return clock("denoise", lambda: self.backend.denoise(expert, context[None], actions[None], drawn))[0]
+
+    def _features(self, motion: NDArray[np.float64], start: int, length: int) -> Float32:
+        """float32 [K + T, F]; the last command is held beyond the plan."""
+        known = self.bundle.manifest.context
+        rows = np.minimum(np.arange(start, start + known + length), len(motion) - 1)
+        return encode_actions(motion[rows], known - 1, self.bundle.manifest.action_space)
+
+    def _steps(self, snapshot: Snapshot, horizon: int | None) -> int:
+        manifest = self.bundle.manifest
+        shape = (manifest.context, *manifest.image_size, 3)
+        if snapshot.context.shape != shape:
+            raise InputError(f"Got context images {list(snapshot.context.shape)}, expected {list(shape)} as bundle {self.model_id} says.")
+        if snapshot.motion.shape[1] != len(manifest.action_space):
+            raise InputError(
+                f"Got motion of {snapshot.motion.shape[1]} dimensions, expected {len(manifest.action_space)}: "
+                f"{', '.join(manifest.action_space.names)}."
+            )
+        if horizon is None:
+            horizon = manifest.horizon
+        if horizon < 1:
+            raise InputError(f"Got horizon {horizon}, expected at least 1 step.")
+        return min(horizon, snapshot.steps)
+
+    def _seed(self, snapshot: Snapshot, seed: int | None) -> int:
+        if seed is None:
+            digest = hashlib.sha256(f"{self.model_id} {snapshot.anchor_ns}".encode()).digest()
+            return int.from_bytes(digest[: _SEED_BITS // 8], "little")
+        if not 0 <= seed < 2**_SEED_BITS:
+            raise InputError(f"Got seed {seed}, expected 0 ... 2**{_SEED_BITS} - 1.")
+        return seed
+
+
+def noise_of(seed: int, chunk: int) -> np.random.Generator:
+    """The noise of a chunk: a counter-based generator, the same on every machine."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, chunk], np.uint64)))
+
+
+def clip(chunks: tuple[Chunk, ...], steps: int) -> tuple[Chunk, ...]:
+    """Chunks of the first ``steps`` steps; the cut itself follows the whole plan."""
+    return tuple(replace(c, valid=min(c.valid, steps - c.start)) for c in chunks if c.start < steps)
+
+
+class _Stopwatch:
+    """Time spent inside the graphs, by stage, and in all."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+        self._stages = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
+
+    def __call__(self, stage: str, run: Callable[[], T]) -> T:
+        begin = time.perf_counter()
+        result = run()
+        self._stages[stage] += time.perf_counter() - begin
+        return result
+
+    def timings_ms(self) -> dict[str, float]:
+        stages = {stage: 1e3 * seconds for stage, seconds in self._stages.items()}
+        return stages | {"graphs": sum(stages.values()), "total": 1e3 * (time.perf_counter() - self._begin)}
