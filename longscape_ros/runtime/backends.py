@@ -42,6 +42,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """One of :func:`available_backends`."""
 
+    @property
+    def threads(self) -> int:
+        """CPU threads per graph."""
+
     def encode(self, rgb: Rgb) -> Float32:
         """Images uint8 [B, H, W, 3] -> latents [B, C, h, w]."""
 
