@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -243,7 +244,7 @@ def _moves(window: Window, space: ActionSpace) -> bool:
     scales = np.array([dimension.scale if dimension.moves else np.inf for dimension in space.dimensions])
     commanded = (np.abs(np.diff(window.episode.motion[span], axis=0)) > MOVING_SPEED * scales).any(axis=1)
     frames = window.episode.frames[span]
-    seen = [changed(before, after).mean() > CHANGED_SHARE for before, after in zip(frames, frames[1:], strict=False)]
+    seen = [changed(before, after).mean() > CHANGED_SHARE for before, after in pairwise(frames)]
     moving = commanded | np.array(seen)
     return all(moving[start : start + BLOCK].mean() >= MOVING_SHARE for start in range(0, window.steps, BLOCK))
 

@@ -83,25 +83,23 @@ def create_backend(bundle: Bundle, name: str = AUTO, threads: int | None = None)
         BackendError: the backend is unknown or does not work here.
         BundleError: a graph does not take or give what the manifest says.
     """
+    reasons = available_backends()
+    usable = [other for other, reason in reasons.items() if not reason]
+    if name not in (AUTO, *reasons):
+        raise BackendError(f"Got the backend {name!r}, expected {AUTO} or one of {', '.join(reasons)}.")
+    if reasons.get(name):
+        raise BackendError(f"Got the backend {name!r}: {reasons[name]}. Use one of {', '.join(usable)}, or {AUTO}.")
     if threads is None:
         threads = min(usable_cpus(), MOST_THREADS)
     if threads < 1:
         raise InputError(f"Got {threads} threads, expected at least 1.")
-    reasons = available_backends()
-    if name != AUTO:
-        if name not in reasons:
-            raise BackendError(f"Got the backend {name!r}, expected {AUTO} or one of {', '.join(reasons)}.")
-        if reasons[name]:
-            usable = [other for other, reason in reasons.items() if not reason]
-            raise BackendError(f"Got the backend {name!r}, which is {reasons[name]}. Use one of {', '.join(usable)}, or {AUTO}.")
-        return OnnxRuntimeBackend(bundle, name, threads)
-    usable = [candidate for candidate in PROVIDERS if not reasons[candidate]]
-    for candidate in usable[:-1]:
+    candidates = usable if name == AUTO else [name]
+    for candidate in candidates[:-1]:
         try:
             return OnnxRuntimeBackend(bundle, candidate, threads)
         except BackendError as error:
-            _LOG.warning("The backend %s does not work here (%s); trying the next.", candidate, error)
-    return OnnxRuntimeBackend(bundle, usable[-1], threads)
+            _LOG.warning("The backend %s does not work here, trying the next: %s", candidate, error)
+    return OnnxRuntimeBackend(bundle, candidates[-1], threads)
 
 
 class OnnxRuntimeBackend:
@@ -153,17 +151,17 @@ class OnnxRuntimeBackend:
         return result
 
 
-def usable_cpus() -> int:
+def usable_cpus(control_group: Path = Path("/sys/fs/cgroup")) -> int:
     """CPUs that this process may use: its affinity, and the quota of its control group (containers)."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cpus, math.ceil(_quota())))
+    return max(1, math.ceil(min(cpus, _quota(control_group))))
 
 
-def _quota() -> float:
+def _quota(control_group: Path) -> float:
     """CPUs that the control group allows (version 2, then 1); infinity without a limit."""
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            words = " ".join(Path("/sys/fs/cgroup", file).read_text(encoding="ascii") for file in files).split()
+            words = " ".join((control_group / file).read_text(encoding="ascii") for file in files).split()
             quota, period = float(words[0]), float(words[1])
         except (OSError, ValueError, IndexError):  # no such file, or "max"
             continue

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from longscape_ros.actions import feature_count
 from onnx import TensorProto, helper, numpy_helper
 
+from longscape_ros.actions import feature_count
 from longscape_ros.bundle import DECODER, ENCODER, Bundle, Experts, Manifest, denoiser, write_bundle
 from longscape_ros.contract import ActionDimension, ActionSpace, ChunkRule
 
