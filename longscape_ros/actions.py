@@ -85,9 +85,10 @@ def calibrate_space(dimensions: Sequence[ActionDimension], episodes_motion: Sequ
     """
     if not any(len(motion) for motion in episodes_motion):
         raise InputError("Got no motion to calibrate the actions on, expected at least one episode with frames and commands.")
+    names = [d.name for d in dimensions]
     for motion in episodes_motion:
-        if motion.ndim != 2 or motion.shape[1] != len(dimensions):
-            raise InputError(f"Got motion of shape {motion.shape}, expected [N, {len(dimensions)}] for the actions {[d.name for d in dimensions]}.")
+        if motion.ndim != 2 or motion.shape[1] != len(names):
+            raise InputError(f"Got motion of shape {motion.shape}, expected [N, {len(names)}] for the actions {names}.")
     filled = [motion for motion in episodes_motion if len(motion)]
     return ActionSpace(
         tuple(
