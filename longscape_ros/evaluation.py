@@ -49,6 +49,15 @@ CHANGED_SHARE = 0.002
 HIGHEST_PSNR = 60.0
 """PSNR of equal images, in dB."""
 
+_MARGIN = 90
+"""Pixels left of the pictures, for the rows' names."""
+
+_HEAD = 24
+"""Pixels above each window's pictures, for the columns' names."""
+
+_WIDTH = 128
+"""Least width of a picture on the sheet."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -125,15 +134,9 @@ def evaluate(
     predictor = Predictor(bundle, create_backend(bundle, backend))
     episodes = read_episodes(bundle, bags, mapping)
     chosen, still = find_windows(episodes, bundle.manifest, horizons, windows)
-    scores = _Scores()
-    random = np.random.default_rng(seed)
-    for done, window in enumerate(chosen):
-        _score(predictor, window, _foreign(window, chosen, random), horizons, scores)
-        if progress is not None:
-            progress(done + 1, len(chosen))
+    figures = score(predictor, chosen, horizons, seed, progress)
     predictor.backend.close()
-    counts = {"windows": len(chosen), "windows.still": still, "episodes": len({id(window.episode) for window in chosen})}
-    return scores.means() | {name: float(count) for name, count in counts.items()}
+    return figures | {"windows.still": float(still)}
 
 
 def contact_sheet(
@@ -153,12 +156,26 @@ def contact_sheet(
     horizons = _checked(horizons)
     predictor = Predictor(bundle, create_backend(bundle, backend))
     chosen, _ = find_windows(read_episodes(bundle, bags, mapping), bundle.manifest, horizons, windows)
-    blocks = [_draw(predictor, window, horizons) for window in chosen]
+    draw_sheet(predictor, chosen, horizons, path)
     predictor.backend.close()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(blocks), cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())
     return path
+
+
+def score(
+    predictor: Predictor,
+    windows: Sequence[Window],
+    horizons: Sequence[int],
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """The figures of :func:`evaluate` for given windows."""
+    scores = _Scores()
+    random = np.random.default_rng(seed)
+    for done, window in enumerate(windows):
+        _score(predictor, window, _foreign(window, windows, random), horizons, scores)
+        if progress is not None:
+            progress(done + 1, len(windows))
+    return scores.means() | {"windows": float(len(windows)), "episodes": float(len({id(window.episode) for window in windows}))}
 
 
 def psnr(actual: Image, predicted: Image, mask: NDArray[np.bool_] | None = None) -> float:
@@ -202,7 +219,10 @@ def read_episodes(bundle: Bundle, bags: Iterable[Path], mapping: TopicMapping | 
     if mapping is None:
         raise InputError(f"Got no topic mapping, and bundle {bundle.model_id} has none; name one with --mapping.")
     bundle.require_actions(dimension.name for dimension in mapping.dimensions)
-    return [episode_grid(read_episode(bag, mapping), manifest.action_space, manifest.fps, manifest.image_size) for bag in bags]
+    return [
+        episode_grid(read_episode(bag, mapping), manifest.action_space, manifest.fps, manifest.image_size, mapping.image_latency_ns)
+        for bag in bags
+    ]
 
 
 def find_windows(
@@ -326,14 +346,13 @@ def _blur(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 # ---- contact sheet ----
 
-_MARGIN = 90
-"""Pixels left of the pictures, for the rows' names."""
 
-_HEAD = 24
-"""Pixels above each window's pictures, for the columns' names."""
-
-_WIDTH = 128
-"""Least width of a picture on the sheet."""
+def draw_sheet(predictor: Predictor, windows: Sequence[Window], horizons: Sequence[int], path: Path) -> Path:
+    """The picture of :func:`contact_sheet` for given windows."""
+    sheet = np.concatenate([_draw(predictor, window, horizons) for window in windows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return path
 
 
 def _draw(predictor: Predictor, window: Window, horizons: Sequence[int]) -> Image:

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from longscape_ros.errors import InputError
 from longscape_ros.runtime.backends import Backend, Float32, Rgb
 from longscape_ros.segmentation import expert_for, segment
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _SEED_BITS = 64
 
@@ -118,7 +119,7 @@ class Predictor:
         seed = self._seed(snapshot, seed)
         known = manifest.context
         chunks = clip(segment(snapshot.motion[known - 1 :], manifest.action_space, manifest.segmentation), steps)
-        context = clock("encode", lambda: self.backend.encode(snapshot.context))  # [K, C, h, w]
+        context = clock("encode", self.backend.encode, snapshot.context)  # [K, C, h, w]
         pieces: list[Float32] = []
         experts: list[int] = []
         for index, chunk in enumerate(chunks):
@@ -135,7 +136,7 @@ class Predictor:
         """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], in batches of the given lengths (together N): a chunk fits the cache."""
         clock, ends = clock or _Stopwatch(), np.cumsum(lengths)
         batches = [latents[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-        return np.concatenate([clock("decode", lambda batch=batch: self.backend.decode(batch)) for batch in batches])
+        return np.concatenate([clock("decode", self.backend.decode, batch) for batch in batches])
 
     def warm_up(self) -> None:
         """Run every graph once at every chunk length, so that the first prediction is as fast as the rest."""
@@ -160,7 +161,8 @@ class Predictor:
         """Latents [T, C, h, w] of a chunk, from those of the K frames before it."""
         actions = self._features(motion, chunk.start, chunk.length)
         drawn = noise.standard_normal((1, chunk.length, *self.bundle.manifest.latent_shape), np.float32)
-        return clock("denoise", lambda: self.backend.denoise(expert, context[None], actions[None], drawn))[0]
+        latents: Float32 = clock("denoise", self.backend.denoise, expert, context[None], actions[None], drawn)[0]
+        return latents
 
     def _features(self, motion: NDArray[np.float64], start: int, length: int) -> Float32:
         """float32 [K + T, F]; the last command is held beyond the plan."""
@@ -210,9 +212,9 @@ class _Stopwatch:
         self._begin = time.perf_counter()
         self._stages = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
 
-    def __call__(self, stage: str, run: Callable[[], T]) -> T:
+    def __call__(self, stage: str, run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         begin = time.perf_counter()
-        result = run()
+        result = run(*args, **kwargs)
         self._stages[stage] += time.perf_counter() - begin
         return result
 
