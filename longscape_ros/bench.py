@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -70,7 +71,7 @@ def bench(bundle: Bundle, backend: str = AUTO, threads: int | None = None, secon
         figures[f"graph.{name}_ms_p50"] = _percentiles(_repeat(run, budget))[0]
     for length in lengths:
         runs = (graphs["encoder"], graphs[_denoiser(manifest, length)], graphs[f"decoder.{length}"])
-        _record(figures, f"chunk{length}_ms", _repeat(lambda runs=runs: [run() for run in runs], budget))
+        _record(figures, f"chunk{length}_ms", _repeat(partial(_all, runs), budget))
     snapshot = Snapshot(anchor_ns=NANOSECONDS, context=context, motion=_motion(manifest, manifest.context + FUTURE), assumed_from=FUTURE)
     _record(figures, f"horizon{FUTURE}_ms", _repeat(lambda: predictor.predict(snapshot, horizon=FUTURE), budget))
     figures |= _path(predictor, 2 * budget)
@@ -85,13 +86,13 @@ def _graphs(backend: Backend, manifest: Manifest, context: NDArray[np.uint8]) ->
     """A run of each graph, by name."""
     random = np.random.default_rng(0)
     latents = backend.encode(context)
-    runs: dict[str, Callable[[], Any]] = {"encoder": lambda: backend.encode(context)}
+    runs: dict[str, Callable[[], Any]] = {"encoder": partial(backend.encode, context)}
     for length in manifest.segmentation.lengths:
         noise = random.standard_normal((1, length, *manifest.latent_shape), np.float32)
         actions = random.standard_normal((1, manifest.context + length, feature_count(manifest.action_space)), np.float32)
         expert = _expert(manifest, length)
-        runs[_denoiser(manifest, length)] = lambda e=expert, a=actions, n=noise: backend.denoise(e, latents[None], a, n)
-        runs[f"decoder.{length}"] = lambda n=noise: backend.decode(n[0])
+        runs[_denoiser(manifest, length)] = partial(backend.denoise, expert, latents[None], actions, noise)
+        runs[f"decoder.{length}"] = partial(backend.decode, noise[0])
     return runs
 
 
@@ -117,7 +118,8 @@ def _path(predictor: Predictor, seconds: float) -> dict[str, float | str]:
         )
     )
     rgb = np.random.default_rng(0).integers(0, 256, (*CAMERA, 3), np.uint8)
-    totals, overheads = [], []
+    totals: list[float] = []
+    overheads: list[float] = []
     end, index = time.perf_counter() + seconds, 0
     while time.perf_counter() < end or len(totals) < LEAST_RUNS:
         stamp_ns = NANOSECONDS + round(index * NANOSECONDS / manifest.fps)
@@ -178,6 +180,11 @@ def _denoiser(manifest: Manifest, length: int) -> str:
 
 def _expert(manifest: Manifest, length: int) -> int:
     return expert_for(length, manifest.segmentation) if manifest.experts.count > 1 else 0
+
+
+def _all(runs: tuple[Callable[[], Any], ...]) -> None:
+    for run in runs:
+        run()
 
 
 def _repeat(run: Callable[[], Any], seconds: float) -> list[float]:

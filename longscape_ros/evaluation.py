@@ -67,25 +67,29 @@ class Window:
         episode: The recording on the bundle's grid.
         anchor: Index of t0.
         steps: Frames after it to score.
+        planned: Steps after it that are commanded without a gap, at least ``steps``.
     """
 
     episode: GridEpisode
     anchor: int
     steps: int
+    planned: int
 
     @property
     def now(self) -> Image:
         """The frame at t0."""
-        return self.episode.frames[self.anchor]
+        frame: Image = self.episode.frames[self.anchor]
+        return frame
 
     def actual(self, step: int) -> Image:
         """The recorded frame ``step`` steps after t0."""
-        return self.episode.frames[self.anchor + step]
+        frame: Image = self.episode.frames[self.anchor + step]
+        return frame
 
     def snapshot(self, context: int, beyond: int) -> Snapshot:
         """What the predictor gets: recorded commands, up to ``beyond`` steps further than is scored, to cut the last chunk by."""
         first, end = self.anchor - context + 1, self.anchor + 1
-        motion = self.episode.motion[first : end + self.steps + beyond]
+        motion = self.episode.motion[first : end + min(self.steps + beyond, self.planned)]
         return Snapshot(
             anchor_ns=int(self.episode.stamps_ns[self.anchor]),
             context=self.episode.frames[first:end],
@@ -253,10 +257,11 @@ def _checked(horizons: Sequence[int]) -> tuple[int, ...]:
 
 
 def _places(episode: GridEpisode, context: int, longest: int) -> list[Window]:
-    """Every :data:`STRIDE` frames; with the whole horizon ahead if the episode is long enough for it, else with what there is."""
-    last = len(episode.frames) - 1
-    least = longest if last - (context - 1) >= longest else min(LEAST_STEPS, longest)
-    return [Window(episode, anchor, min(longest, last - anchor)) for anchor in range(context - 1, last - least + 1, STRIDE)]
+    """Every :data:`STRIDE` frames; with the whole horizon ahead if the episode has such places, else with what there is."""
+    anchors = range(context - 1, len(episode.frames), STRIDE)
+    ahead = [int(np.logical_and.accumulate(episode.commanded[anchor + 1 :]).sum()) for anchor in anchors]
+    least = longest if max(ahead, default=0) >= longest else min(LEAST_STEPS, longest)
+    return [Window(episode, anchor, min(longest, n), n) for anchor, n in zip(anchors, ahead, strict=True) if n >= least]
 
 
 def _moves(window: Window, space: ActionSpace) -> bool:

@@ -80,6 +80,14 @@ def test_a_short_episode_is_scored_as_far_as_it_goes() -> None:
         find_windows([make_episode("too short", frames=11)], MANIFEST, (1, 8, 16, 32))
 
 
+def test_frames_after_a_gap_in_the_commands_are_not_scored() -> None:
+    episode = make_episode("interrupted", frames=60)
+    episode.commanded[40] = False
+    windows, _ = find_windows([episode], MANIFEST, (8, 32))
+    assert [(window.anchor, window.steps) for window in windows] == [(3, 32)]
+    assert len(windows[0].snapshot(K, beyond=32).motion) == 40
+
+
 def test_windows_in_which_nothing_moves_are_left_out_and_counted() -> None:
     moving, resting = make_episode("moving"), make_episode("resting", speed=0.0)
     windows, still = find_windows([moving, resting], MANIFEST, (32,))
