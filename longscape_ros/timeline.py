@@ -37,7 +37,7 @@ from longscape_ros.errors import InputError, NotReadyError
 CLOCK_JUMP_NS = NANOSECONDS
 """A stamp or receive time this much older than the newest is a clock that was set back, not a late message."""
 
-LOOKBACK_NS = 2 * NANOSECONDS
+LOOKBACK_NS = NANOSECONDS // 2
 """How long before the first context frame plans still matter; what was in force before then counts as held."""
 
 ROUNDING_NS = NANOSECONDS // 10_000
@@ -50,6 +50,9 @@ _RATE_SAMPLES = 9
 """Samples from which the rate of a stream of deltas is estimated when it is held."""
 
 _FOREVER_NS = np.iinfo(np.int64).max // 2
+
+_Segments = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Beginnings [S] of segments of a motion, and their polynomials [S, 6, P] of the seconds since; each lasts until the next begins."""
 
 _log = logging.getLogger(__name__)
 
@@ -454,7 +457,7 @@ def _reached(pieces: list[_Piece], times: NDArray[np.int64]) -> NDArray[np.bool_
     begins = np.array([piece.begin_ns for piece in pieces])
     overs = np.array([piece.over_ns for piece in pieces])
     at = np.searchsorted(begins, times, side="right") - 1
-    return (at >= 0) & (times <= overs[at] + ROUNDING_NS)
+    return np.asarray((at >= 0) & (times <= overs[at] + ROUNDING_NS))
 
 
 def _motion(
@@ -467,11 +470,11 @@ def _motion(
     if kind == "state":
         return np.asarray(values[np.maximum(np.searchsorted(points, times, side="right") - 1, 0)])
     steps = _integrals(points, values, times) if kind == "velocity" else _sums(points, values, times)  # [R - 1, P]
-    if kind == "delta" and held and len(points):
-        over = times[:-1] >= max(pieces[-1].over_ns, int(times[origin]))
-        steps[over] = values[-1] * _samples_per_step(points, times)
+    if kind == "delta" and held:
+        after = slice(origin, None)
+        steps[after] += values[-1] * _repetitions(points, pieces[-1].over_ns, times[after])[:, np.newaxis]
     motion = np.concatenate([np.zeros((1, len(names))), np.cumsum(steps, axis=0)])
-    return motion - motion[origin]
+    return np.asarray(motion - motion[origin])
 
 
 def _points(pieces: list[_Piece], names: tuple[str, ...], in_force: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -514,32 +517,30 @@ def _sums(points: NDArray[np.int64], values: NDArray[np.float64], times: NDArray
     return result
 
 
-def _samples_per_step(points: NDArray[np.int64], times: NDArray[np.int64]) -> float:
-    """How many samples of a stream fall into a step, by its newest samples' rate; one if there is only one sample."""
+def _repetitions(points: NDArray[np.int64], over_ns: int, times: NDArray[np.int64]) -> NDArray[np.float64]:
+    """float64 [R - 1], how often the last sample is repeated in each step if the stream goes on at the rate of its newest samples.
+
+    The rate is one sample per step if there is only one. The step in which the stream is over gets whole samples, so that a
+    stream as fast as the grid has one in each step.
+    """
+    step_ns = float(times[-1] - times[0]) / (len(times) - 1)
     gaps = np.diff(points[-_RATE_SAMPLES:])
-    gap = float(np.median(gaps)) if len(gaps) else 0.0
-    return float(times[-1] - times[0]) / (len(times) - 1) / gap if gap > 0 else 1.0
+    gap_ns = (float(np.median(gaps)) if len(gaps) else 0.0) or step_ns
+    started = np.floor((times[1:] - over_ns + ROUNDING_NS) / gap_ns)
+    return np.where(times[:-1] >= over_ns, step_ns / gap_ns, np.maximum(started, 0.0))
 
 
 def _positions(pieces: list[_Piece], names: tuple[str, ...], times: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 [R, P], positions commanded at the times; before the first piece its first position."""
-    begins: list[NDArray[np.int64]] = []
-    polynomials: list[NDArray[np.float64]] = []
+    segments: list[_Segments] = []
     for piece in pieces:
-        before = _evaluate(begins[-1], polynomials[-1], np.array([piece.begin_ns])) if begins else None
-        piece_begins, piece_polynomials = _segments(piece, names, before)
-        begins.append(piece_begins)
-        polynomials.append(piece_polynomials)
-    return np.asarray(_evaluate(np.concatenate(begins), np.concatenate(polynomials), times)[0])
+        segments.append(_segments(piece, names, segments[-1] if segments else None))
+    begins, polynomials = (np.concatenate(parts) for parts in zip(*segments, strict=True))
+    return np.asarray(_evaluate((begins, polynomials), times)[0])
 
 
-def _segments(
-    piece: _Piece, names: tuple[str, ...], before: NDArray[np.float64] | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Beginnings int64 [S] and polynomials float64 [S, 6, P] (of seconds since the beginning) of a piece's segments.
-
-    ``before`` is the commanded state [3, 1, P] when the piece begins: position, velocity, acceleration; None if unknown.
-    """
+def _segments(piece: _Piece, names: tuple[str, ...], before: _Segments | None) -> _Segments:
+    """The segments of a piece; those before it say what was commanded when it begins, None: that is unknown."""
     plan, times = piece.plan, piece.point_times_ns
     first = int(np.searchsorted(times, piece.begin_ns))
     times = times[first:]
@@ -549,10 +550,11 @@ def _segments(
         if plan.accelerations is not None:
             given.append(plan.accelerations)
     states = [array[first:, _columns(plan, names)] for array in given]  # each [points, P]
-    approached = times[0] > piece.begin_ns
+    approached = bool(times[0] > piece.begin_ns)
     if approached:
-        start = np.stack([states[0][:1]] * 3) if before is None else before
-        times = np.concatenate([[piece.begin_ns], times])
+        begin = np.array([piece.begin_ns])
+        start = np.stack([states[0][:1]] * 3) if before is None else _evaluate(before, begin)  # [3, 1, P]
+        times = np.concatenate([begin, times])
         states = [np.concatenate([first_state, state]) for first_state, state in zip(start, states, strict=False)]
     polynomials = np.zeros((len(times), 6, len(names)))
     polynomials[:, 0] = states[0]  # the last one goes on: held
@@ -593,8 +595,9 @@ def _hermite(duration: NDArray[np.float64], *ends: tuple[NDArray[np.float64], ND
     )
 
 
-def _evaluate(begins: NDArray[np.int64], polynomials: NDArray[np.float64], times: NDArray[np.int64]) -> NDArray[np.float64]:
+def _evaluate(segments: _Segments, times: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 [3, R, P], position, velocity and acceleration at the times; before the first segment its beginning's."""
+    begins, polynomials = segments
     at = np.maximum(np.searchsorted(begins, times, side="right") - 1, 0)
     t = (np.maximum(times - begins[at], 0) / NANOSECONDS)[:, np.newaxis]  # [R, 1]
     c = np.moveaxis(polynomials[at], 1, 0)  # [6, R, P]
