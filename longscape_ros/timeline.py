@@ -489,10 +489,10 @@ def _points(pieces: list[_Piece], names: tuple[str, ...], in_force: bool) -> tup
         if in_force and first > 0 and times[first] > piece.begin_ns:
             first -= 1
         last = int(np.searchsorted(times, piece.end_ns))
+        if piece is pieces[-1]:
+            last = max(last, first + 1)  # there is at least one; if it is never reached, it lies after the last row
         points.append(np.maximum(times[first:last], piece.begin_ns))
         values.append(piece.plan.values[first:last, _columns(piece.plan, names)])
-    if not any(map(len, points)):  # the only plan is replaced before its first point, after the last row
-        return pieces[-1].point_times_ns[-1:], pieces[-1].plan.values[-1:, _columns(pieces[-1].plan, names)]
     return np.concatenate(points), np.concatenate(values)
 
 

@@ -32,7 +32,7 @@ def test_features_are_motion_from_the_origin_step_motion_and_state():
 
 def test_an_offset_of_a_moving_dimension_changes_no_feature():
     motion = np.random.default_rng(0).normal(size=(12, 3))
-    np.testing.assert_allclose(encode_actions(motion, 3, SPACE), encode_actions(motion + [5.0, 0.0, -2.0], 3, SPACE), atol=1e-5)
+    np.testing.assert_allclose(encode_actions(motion, 3, SPACE), encode_actions(motion + np.array([5.0, 0.0, -2.0]), 3, SPACE), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (4,)])
