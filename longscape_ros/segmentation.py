@@ -182,7 +182,7 @@ def lengths_from_everywhere(motion: NDArray[np.float64], space: ActionSpace, rul
 def calibrate_threshold(
     episodes_motion: Sequence[NDArray[np.float64]], space: ActionSpace, base: int, lengths: tuple[int, ...]
 ) -> tuple[float, dict[int, float]]:
-    """The threshold that uses the chunk lengths most evenly: it makes the smallest share largest (a search over a grid).
+    """The threshold that uses the chunk lengths most evenly: it makes the smallest share largest, then the next (a search over a grid).
 
     Shares are those of the chunks that begin at every row from which the longest chunk fits (every row from which any
     fits, if there is none), as training samples do; not of consecutive chunks.
@@ -214,7 +214,7 @@ def calibrate_threshold(
         counts = np.bincount(np.searchsorted(lengths, _lengths(excursions, flips, lengths, threshold)), minlength=len(lengths))
         return np.asarray(counts / counts.sum())
 
-    threshold = max(THRESHOLD_GRID, key=lambda candidate: shares(candidate).min())
+    threshold = max(THRESHOLD_GRID, key=lambda candidate: sorted(shares(candidate)))
     result = {length: float(share) for length, share in zip(lengths, shares(threshold), strict=True)}
     for length, share in result.items():
         if share < SMALLEST_SHARE:

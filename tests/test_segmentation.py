@@ -296,3 +296,12 @@ def test_calibration_warns_about_lengths_that_are_hardly_used(caplog):
 def test_calibration_of_episodes_without_a_chunk_is_refused():
     with pytest.raises(InputError, match="Got episodes of at most 7 steps, expected one of at least 8"):
         calibrate_threshold([rest(7)], SPACE, 8, (8, 16))
+
+
+def test_calibration_spreads_the_rest_where_one_length_cannot_be_used():
+    motion = np.zeros((1001, 4))
+    motion[:, 0] = np.cumsum(np.abs(np.random.default_rng(2).normal(size=1001)))
+    motion[:, 2] = np.arange(1001) // 25 % 2  # a flip every 25 steps: nothing reaches 32
+    _, shares = calibrate_threshold([motion], SPACE, 8, (8, 16, 32))
+    assert shares[32] == 0
+    assert min(shares[8], shares[16]) > 0.3
