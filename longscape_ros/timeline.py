@@ -46,6 +46,9 @@ ROUNDING_NS = NANOSECONDS // 10_000
 MOST_PLANS = 65_536
 """Plans kept while no frame comes that would tell which are too old; the oldest make room."""
 
+MOST_MISSING = 0.1
+"""Share of an episode's images that may be missing before it is warned about."""
+
 _RATE_SAMPLES = 9
 """Samples from which the rate of a stream of deltas is estimated when it is held."""
 
@@ -293,9 +296,11 @@ def episode_grid(
     if not episode.frames:
         raise InputError(f"Got no image in {episode.name}, expected at least one; check the image topic in the mapping.")
     stamps = [frame.stamp_ns - image_latency_ns for frame in episode.frames]
-    steps = round((stamps[-1] - stamps[0]) * fps / NANOSECONDS)
+    steps = int((stamps[-1] - stamps[0]) * fps / NANOSECONDS + 0.499)  # the last row has an image within half a period
     times = stamps[0] + _steps_ns(np.arange(steps + 1), fps)
-    nearest, _ = _nearest(stamps, times, fps)
+    nearest, missing = _nearest(stamps, times, fps)
+    if missing > MOST_MISSING * len(times):
+        _log.warning("%s has no image of its own for %d of %d rows at %g Hz; is the rate right?", episode.name, missing, len(times), fps)
     resized = {i: resize_rgb(episode.frames[i].rgb, image_size) for i in set(nearest)}
     plans: list[Plan] = []
     for plan in episode.plans:

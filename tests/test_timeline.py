@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Episode, Frame, Plan, PlanExtension
 from longscape_ros.errors import InputError, NotReadyError
@@ -496,11 +500,19 @@ def test_an_episode_repeats_missing_frames_and_corrects_the_latency():
     assert grid.motion[:, 0].tolist() == list(range(10))
 
 
-@pytest.mark.parametrize(("fps", "rows"), [(5.0, 3), (20.0, 10), (40.0, 19)])
+def test_an_episode_with_many_missing_frames_is_warned_about(caplog):
+    episode = recording([plan(T0, np.arange(12.0))])
+    episode_grid(episode, ActionSpace((X,)), 20.0, (4, 4))
+    assert caplog.text == ""
+    episode_grid(episode, ActionSpace((X,)), 40.0, (4, 4))
+    assert "reach has no image of its own for 9 of 19 rows at 40 Hz" in caplog.text
+
+
+@pytest.mark.parametrize(("fps", "rows"), [(4.0, 3), (5.0, 3), (20.0, 10), (40.0, 19), (1.11, 1)])
 def test_an_episode_can_be_put_on_another_rate(fps, rows):
     grid = episode_grid(recording([plan(T0, np.arange(10.0))]), ActionSpace((X,)), fps, (4, 4))
     assert len(grid.frames) == rows
-    np.testing.assert_allclose(grid.motion[:, 0], np.arange(rows) * 20 / fps)
+    np.testing.assert_allclose(grid.motion[:, 0], np.minimum(np.arange(rows) * 20 / fps, 9))  # the plan is over at 9
 
 
 def test_an_episode_of_one_frame_has_one_row():
@@ -567,3 +579,51 @@ def test_resizing_averages_areas():
 @given(st.tuples(*[st.integers(1, 40)] * 4))
 def test_resizing_gives_the_wanted_size_for_every_size(sizes):
     assert resize_rgb(np.zeros((*sizes[:2], 3), dtype=np.uint8), sizes[2:]).shape == (*sizes[2:], 3)
+
+
+# Real robots
+
+
+@pytest.mark.parametrize(("robot", "arm"), [("franka_droid", "position"), ("widowx_bridge", "delta")])
+def test_a_real_robot_seen_live_agrees_with_its_recording(shared, robot, arm):
+    episode, space = real_episode(shared / "data" / robot / "episode_0", arm)
+    grid = episode_grid(episode, space, 5.0, (48, 48))
+    assert grid.commanded[1:-1].all()
+    assert np.ptp(grid.motion[:, :-1], axis=0).min() > 0  # the arm moves
+    line = Timeline(TimelineConfig(5.0, 4, 8, (48, 48), space))
+    for p in episode.plans:
+        assert line.add_plan(p)
+    for row, f in enumerate(episode.frames):
+        assert line.add_frame(f)
+        if 3 <= row < len(grid.frames) - 9:
+            snapshot = line.snapshot()
+            assert (snapshot.steps, snapshot.missing_context) == (8, 0)
+            assert np.array_equal(snapshot.context, grid.frames[row - 3 : row + 1])
+            expected = grid.motion[row - 3 : row + 9]
+            offset = [expected[3, a] if d.kind == "delta" else 0 for a, d in enumerate(space.dimensions)]
+            np.testing.assert_allclose(snapshot.motion, expected - offset, atol=1e-9)
+
+
+def real_episode(folder: Path, arm: str) -> tuple[Episode, ActionSpace]:
+    """Images of the fixed camera, the arm's stream and the unstamped gripper's."""
+    frames, plans = [], []
+    with AnyReader([folder], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        for connection, received, raw in reader.messages():
+            if connection.topic.startswith("/camera/wrist"):
+                continue
+            message = reader.deserialize(raw, connection.msgtype)
+            if connection.msgtype == "sensor_msgs/msg/CompressedImage":
+                bgr = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+                stamp = message.header.stamp
+                frames.append(Frame(stamp.sec * NANOSECONDS + stamp.nanosec, np.ascontiguousarray(bgr[:, :, ::-1])))
+            elif connection.msgtype == "trajectory_msgs/msg/JointTrajectory":
+                (point,) = message.points
+                after = point.time_from_start.sec * NANOSECONDS + point.time_from_start.nanosec
+                plans.append(plan(received, point.positions, names=tuple(message.joint_names), times=[after]))
+            elif connection.msgtype == "geometry_msgs/msg/TwistStamped":
+                twist = (message.twist.linear, message.twist.angular)
+                plans.append(plan(received, [[v.x, v.y, v.z] for v in twist], names=("dx", "dy", "dz", "rx", "ry", "rz")))
+            elif connection.topic == "/gripper/command":
+                plans.append(plan(received, [message.data], names=("gripper",)))
+    moving = next(p.names for p in plans if len(p.names) > 1)
+    return Episode(folder.name, tuple(frames), tuple(plans)), ActionSpace((*(ActionDimension(n, kind=arm) for n in moving), GRIPPER))
