@@ -11,12 +11,28 @@ from support.episodes import make_episode
 from support.tiny_bundle import MANIFEST, write_tiny_bundle
 
 from longscape_ros.bundle import Bundle
-from longscape_ros.errors import InputError
-from longscape_ros.evaluation import Image, draw_sheet, find_windows, psnr, score, ssim, with_actions_of
+from longscape_ros.contract import ActionDimension, ActionSource, ActionSpace, TopicMapping
+from longscape_ros.errors import BundleError, InputError
+from longscape_ros.evaluation import Image, contact_sheet, draw_sheet, evaluate, find_windows, psnr, score, ssim, with_actions_of
 from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
 
 K = MANIFEST.context
+
+WIDOWX_MOVES = ("x", "y", "z")
+WIDOWX = TopicMapping(
+    image_topic="/camera/over_shoulder/image_raw/compressed",
+    image_type="sensor_msgs/msg/CompressedImage",
+    action_sources=(
+        ActionSource("/servo_node/delta_twist_cmds", "geometry_msgs/msg/TwistStamped", {n: f"twist.linear.{n}" for n in WIDOWX_MOVES}),
+        ActionSource("/gripper/command", "std_msgs/msg/Float64", {"gripper": "data"}, stamp="receive"),
+    ),
+    dimensions=(
+        *(ActionDimension(name, "1", "delta", motion_range=10, scale=5) for name in WIDOWX_MOVES),
+        ActionDimension("gripper", "1", "state", scale=1, hysteresis=0.2, is_gripper=True),
+    ),
+    fps=5.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +212,22 @@ def test_the_contact_sheet_shows_actual_and_predicted_frames(predictor: Predicto
     last = slice(90 + 2 * width + zoom // 2, None, zoom)
     assert np.array_equal(sheet[24 + zoom // 2 : 24 + height : zoom, last], windows[0].actual(16))
     assert np.array_equal(sheet[24 + height + zoom // 2 : 24 + 2 * height : zoom, last], frames[15])
+
+
+def test_a_real_robots_bags_are_scored_as_far_as_they_go(shared: Path, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny", fps=5.0, action_space=ActionSpace(WIDOWX.dimensions), mapping=WIDOWX)
+    bags = sorted((shared / "data" / "widowx_bridge").iterdir())[:3]
+    calls: list[tuple[int, int]] = []
+    figures = evaluate(bundle, bags, horizons=(1, 8, 16, 96), progress=lambda done, count: calls.append((done, count)))
+    assert {"psnr.model.8", "psnr.shuffled_actions.8", "psnr_motion.copy_last.8", "ssim.copy_last.16"} < figures.keys()
+    assert "psnr.model.96" not in figures
+    assert 10 < figures["psnr.copy_last.8"] < 60
+    assert figures["windows"] == len(calls) == calls[-1][1] >= 3
+    assert contact_sheet(bundle, bags[:1], tmp_path / "sheet.png", horizons=(1, 8), windows=1).stat().st_size > 1000
+
+
+def test_a_mapping_is_needed_and_must_have_the_bundles_actions(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Got no topic mapping"):
+        evaluate(bundle, [tmp_path])
+    with pytest.raises(BundleError, match="expected the action names"):
+        evaluate(bundle, [tmp_path], mapping=WIDOWX)
