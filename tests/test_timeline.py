@@ -601,7 +601,7 @@ def test_a_real_robot_seen_live_agrees_with_its_recording(shared, robot, arm):
             assert np.array_equal(snapshot.context, grid.frames[row - 3 : row + 1])
             expected = grid.motion[row - 3 : row + 9]
             offset = [expected[3, a] if d.kind == "delta" else 0 for a, d in enumerate(space.dimensions)]
-            np.testing.assert_allclose(snapshot.motion, expected - offset, atol=1e-9)
+            np.testing.assert_allclose(snapshot.motion, expected - offset, atol=1e-6)  # stamps are off the grid by nanoseconds
 
 
 def real_episode(folder: Path, arm: str) -> tuple[Episode, ActionSpace]:
