@@ -23,9 +23,8 @@ from longscape_ros.contract import NANOSECONDS, Plan, PlanExtension, Prediction,
 from longscape_ros.errors import InputError
 from longscape_ros.messages import frame_from_image, prediction_to_message, time_message
 from longscape_ros.runtime.backends import AUTO, Backend, create_backend, usable_cpus
-from longscape_ros.runtime.predictor import Predictor
+from longscape_ros.runtime.predictor import Predictor, route
 from longscape_ros.runtime.worker import InferenceWorker, Request
-from longscape_ros.segmentation import expert_for
 from longscape_ros.timeline import Timeline, TimelineConfig
 
 CAMERA = (480, 640)
@@ -90,7 +89,7 @@ def _graphs(backend: Backend, manifest: Manifest, context: NDArray[np.uint8]) ->
     for length in manifest.segmentation.lengths:
         noise = random.standard_normal((1, length, *manifest.latent_shape), np.float32)
         actions = random.standard_normal((1, manifest.context + length, feature_count(manifest.action_space)), np.float32)
-        expert = _expert(manifest, length)
+        expert = route(length, manifest)
         runs[_denoiser(manifest, length)] = partial(backend.denoise, expert, latents[None], actions, noise)
         runs[f"decoder.{length}"] = partial(backend.decode, noise[0])
     return runs
@@ -175,11 +174,7 @@ def _plan(manifest: Manifest, start_ns: int) -> Plan:
 
 
 def _denoiser(manifest: Manifest, length: int) -> str:
-    return f"{Path(denoiser(_expert(manifest, length))).stem}.{length}"
-
-
-def _expert(manifest: Manifest, length: int) -> int:
-    return expert_for(length, manifest.segmentation) if manifest.experts.count > 1 else 0
+    return f"{Path(denoiser(route(length, manifest))).stem}.{length}"
 
 
 def _all(runs: tuple[Callable[[], Any], ...]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.actions import encode_actions
-from longscape_ros.bundle import Bundle
+from longscape_ros.bundle import Bundle, Manifest
 from longscape_ros.contract import Chunk, Prediction, Snapshot, Status
 from longscape_ros.errors import InputError
 from longscape_ros.runtime.backends import Backend, Float32, Rgb
@@ -125,7 +125,7 @@ class Predictor:
         for index, chunk in enumerate(chunks):
             if index and should_stop is not None and should_stop():
                 break
-            expert = expert_for(chunk.length, manifest.segmentation) if manifest.experts.count > 1 else 0
+            expert = route(chunk.length, manifest)
             latents = self._denoise(context, snapshot.motion, chunk, expert, noise_of(seed, index), clock)
             context = np.concatenate([context, latents])[-known:]
             pieces.append(latents[: chunk.valid])
@@ -193,6 +193,11 @@ class Predictor:
         if not 0 <= seed < 2**_SEED_BITS:
             raise InputError(f"Got seed {seed}, expected 0 ... 2**{_SEED_BITS} - 1.")
         return seed
+
+
+def route(length: int, manifest: Manifest) -> int:
+    """The expert for a chunk of this length."""
+    return expert_for(length, manifest.segmentation) if manifest.experts.count > 1 else 0
 
 
 def noise_of(seed: int, chunk: int) -> np.random.Generator:
