@@ -12,11 +12,12 @@ older one from its own start on. What its points mean depends on the kind of the
 - ``velocity``, ``state``: values that hold from their point on; the last of those before the start holds from the start on.
 - ``delta``: motion that is commanded at its point; points before the start are dropped.
 
-After its last point a plan is over; its last value stays in force until another plan starts. A plan of one point is a sample of
-a stream: it takes effect at its point even if that lies before the receive time, and it is over when the stream's next sample
-takes over. A plan of several points that were all past when it was received is refused.
+After its last point a plan is over: rows from there on are not commanded, though positions, velocities and states stay what they
+were until another plan starts; deltas are repeated only where plans are extended by ``hold``, at the rate they came in. A plan
+of one point is a sample of a stream: it takes effect at its point even if that lies before the receive time, and it is over when
+the next plan begins. A plan of several points that were all past when it was received is refused.
 
-Recordings are on the same grid arithmetic with every plan known. Shapes: R rows of the grid, K context rows, N future steps,
+Recordings are put on the grid by the same rules, with every plan known. Shapes: R rows of the grid, K context rows, N future steps,
 A action dimensions; H, W image size.
 """
 
