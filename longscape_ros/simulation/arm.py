@@ -1,182 +1,228 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Sawyer arm at a table: Meta-World (https://arxiv.org/abs/1910.10897) in MuJoCo, driven and watched like a real robot.
+"""A robot arm with a camera, simulated: Meta-World's Sawyer in MuJoCo, commanded at 20 Hz like a real robot's driver would be.
 
-Commands are absolute: where the hand shall be at the end of a 50 ms interval, in metres, and whether the gripper is closed.
-Rendering is headless, through EGL or OSMesa.
+Meta-World controls the hand at 80 Hz by moving a point that the hand is tied to, at most 1 cm per axis and control step. Here a
+command is the absolute place that point shall have at the end of a 50 ms interval; it gets there in a straight line of four
+control steps. An episode has no step limit and is never reset: all that moves is moved by the commands.
+
+The camera is Meta-World's ``corner2``, closer to the table and turned upright, without the markers that give goals away.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.errors import HostError, InputError
 
+if TYPE_CHECKING:
+    import mujoco
+
 FPS = 20
-"""Rate of the camera and of the commands in Hz."""
+"""Frames and commands per second."""
 
-SUBSTEPS = 4
-"""Simulator control steps (80 Hz) per command."""
+CONTROL_STEPS = 4
+"""Meta-World's control steps (80 Hz) per frame."""
 
-REACH = 0.01
-"""How far the simulator moves its set point in one of its control steps, in metres per axis."""
+STRIDE_M = 0.01
+"""The farthest the commanded point moves per axis and control step."""
 
-ACTION_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
-"""Columns of a command: three metres, and 0 (open) to 1 (closed)."""
+COMMAND_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
+"""The command's numbers: where the hand shall be, in metres, and the gripper from 0 (open) to 1 (closed)."""
 
-NATIVE_SIZE = 128
-"""Side of the rendered picture in pixels."""
-
-_CAMERA = "corner2"
-_CAMERA_POSITION = (0.75, 0.075, 0.7)
-_GL_REMEDY = "install one with: apt-get install -y libegl1 libosmesa6"
-
-
-@dataclass(frozen=True)
-class ArmState:
-    """All that decides how the simulation goes on."""
-
-    physics: NDArray[np.float64]
-    mocap: NDArray[np.float64]
-    previous_observation: NDArray[np.float64]
+CAMERA = "corner2"
+CAMERA_POSITION_M = (0.75, 0.075, 0.7)
+CAMERA_FRAME = "camera_optical_frame"
 
 
 class SimulatedArm:
-    """One task's scene.
+    """One episode of a task: the arm, its objects, and the camera.
+
+    Arms of the same task and seed that get the same commands stay equal, bit for bit, with a camera or without.
 
     Args:
-        task: A Meta-World task without its version, for example ``push``.
-        seed: Decides where the objects start.
+        task: Meta-World's name without the version, for example ``drawer-open``.
+        seed: Of the objects' first places.
+        image_size: Height and width of the camera's images in pixels; None: no camera, and no graphics library is needed.
 
     Raises:
-        InputError: there is no such task.
+        InputError: There is no such task.
+        HostError: Meta-World or a graphics library is missing.
     """
 
-    def __init__(self, task: str, seed: int) -> None:
-        os.environ.setdefault("MUJOCO_GL", choose_gl())
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-
-        if f"{task}-v3" not in ALL_V3_ENVIRONMENTS:
-            known = ", ".join(sorted(name.removesuffix("-v3") for name in ALL_V3_ENVIRONMENTS))
-            raise InputError(f"Got the task {task!r}, expected one of {known}.")
+    def __init__(self, task: str, seed: int, image_size: int | None = None) -> None:
+        if image_size is not None and not 16 <= image_size <= 480:
+            raise InputError(f"Got image size {image_size}, expected 16 to 480 pixels.")
+        if image_size is not None:
+            choose_graphics()
         self.task = task
-        self.env: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
-        self.env._freeze_rand_vec = False
-        self.env._set_task_called = True
-        self.env._partially_observable = False
-        self.env.max_path_length = np.inf
-        self.env.seed(seed)
-        self.observation: NDArray[np.float64] = self.env.reset()[0]
-        self._renderer: Any = None
+        self.seed = seed
+        self._env = _environment(task, seed)
+        self._model: mujoco.MjModel = self._env.model
+        self._data: mujoco.MjData = self._env.data
+        self._camera = None if image_size is None else Camera(self._model, image_size)
 
     @property
-    def set_point(self) -> NDArray[np.float64]:
-        """float64 [3], where the hand has been told to be, in metres."""
-        point: NDArray[np.float64] = self.env.data.mocap_pos[0].copy()
-        return point
+    def workspace(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest x, y, z of commands, in metres; what lies outside is clipped."""
+        return self._env.mocap_low.copy(), self._env.mocap_high.copy()
+
+    @property
+    def target(self) -> NDArray[np.float64]:
+        """float64 [3], the point that the hand is tied to: what was commanded last, as far as it was within reach."""
+        return np.array(self._data.mocap_pos[0])
 
     @property
     def hand(self) -> NDArray[np.float64]:
         """float64 [3], where the hand is, in metres."""
-        return self.observation[:3].copy()
+        return np.array(self._data.body("hand").xpos)
 
     @property
-    def opening(self) -> float:
-        """How far the gripper is open, 0 to 1."""
-        return float(self.observation[3])
+    def gripper(self) -> float:
+        """How closed the fingers are: 0 open, 1 closed."""
+        gap = np.linalg.norm(self._data.body("rightclaw").xpos - self._data.body("leftclaw").xpos)
+        return float(np.clip(1.0 - gap / 0.1, 0.0, 1.0))
 
     @property
-    def workspace(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lowest and highest hand position, each float64 [3], in metres."""
-        return self.env.mocap_low.copy(), self.env.mocap_high.copy()
+    def object(self) -> NDArray[np.float64]:
+        """float64 [3], where the task's object is (its handle, button or puck), in metres."""
+        return np.array(self._env._get_pos_objects())
+
+    def observation(self, goal: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64 [39], what Meta-World's scripted experts look at, with a goal of one's own."""
+        return np.concatenate([self._env._get_obs()[:36], goal])
 
     def step(self, command: NDArray[np.float64]) -> None:
-        """Advance by 50 ms towards ``command``, float64 [4] as in :data:`ACTION_NAMES`; the set point moves evenly, at most 4 cm per axis."""
-        start = self.set_point
+        """Executes one command for 50 ms.
+
+        Args:
+            command: float64 [4], see :data:`COMMAND_NAMES`; the hand moves at most 4 cm per axis, within the workspace.
+        """
+        import mujoco
+
         effort = 1.0 if command[3] > 0.5 else -1.0
-        for substep in range(1, SUBSTEPS + 1):
-            wanted = start + (command[:3] - start) * (substep / SUBSTEPS)
-            move = np.clip((wanted - self.set_point) / REACH, -1, 1)
-            self.observation = self.env.step(np.array([*move, effort], dtype=np.float32))[0]
-
-    def set_goal(self, random: np.random.Generator) -> None:
-        """Move the task's (invisible) goal elsewhere, where the task has one that moves."""
-        vector = self.env._get_state_rand_vec()
-        if vector is not None and len(vector) == 6:
-            goal = np.array(vector[3:], dtype=np.float64)
-            goal[2] = np.asarray(self.env._target_pos)[2] if self.task == "push" else goal[2]
-            self.env._target_pos = goal + random.uniform(-0.02, 0.02, 3) * [1, 1, 0]
-
-    def state(self) -> ArmState:
-        """A copy of the simulation's state."""
-        import mujoco
-
-        flag = mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(mujoco.mj_stateSize(self.env.model, flag))
-        mujoco.mj_getState(self.env.model, self.env.data, physics, flag)
-        return ArmState(physics, self.env.data.mocap_pos.copy(), self.env._prev_obs.copy())
-
-    def restore(self, state: ArmState) -> None:
-        """Go back to a state of this scene or of one made from the same task and seed."""
-        import mujoco
-
-        mujoco.mj_setState(self.env.model, self.env.data, state.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
-        mujoco.mj_forward(self.env.model, self.env.data)
-        self.env.data.mocap_pos = state.mocap.copy()
-        self.env._prev_obs = state.previous_observation.copy()
+        self._data.ctrl[:] = (effort, -effort)
+        start = self.target
+        goal = np.clip(command[:3], self._env.mocap_low, self._env.mocap_high)
+        for step in range(1, CONTROL_STEPS + 1):
+            way = start + (goal - start) * (step / CONTROL_STEPS) - self._data.mocap_pos[0]
+            self._data.mocap_pos[0] += np.clip(way, -STRIDE_M, STRIDE_M)
+            mujoco.mj_step(self._model, self._data, self._env.frame_skip)
+        mujoco.mj_forward(self._model, self._data)
 
     def render(self) -> NDArray[np.uint8]:
-        """uint8 RGB [128, 128, 3] of the scene as it is."""
+        """uint8 RGB [H, W, 3], what the camera sees now."""
+        assert self._camera is not None, "an arm without a camera cannot render"
+        return self._camera.render(self._data)
+
+    def intrinsics(self) -> NDArray[np.float64]:
+        """float64 [3, 3], the camera's matrix in pixels."""
+        assert self._camera is not None, "an arm without a camera has no intrinsics"
+        return self._camera.intrinsics()
+
+    def state(self) -> NDArray[np.float64]:
+        """The simulation's state, for :meth:`restore`."""
         import mujoco
 
-        if self._renderer is None:
-            self._renderer = self._make_renderer()
-            mujoco.mj_camlight(self.env.model, self.env.data)  # the camera has just been moved
-        options = mujoco.MjvOption()
-        options.sitegroup[:] = 0
-        self._renderer.update_scene(self.env.data, camera=_CAMERA, scene_option=options)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._renderer.scene.flags[flag] = 0
-        upside_down = self._renderer.render()
-        return np.ascontiguousarray(upside_down[::-1, ::-1])
+        state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
+        mujoco.mj_getState(self._model, self._data, state, _STATE)
+        return state
 
-    def _make_renderer(self) -> Any:
+    def restore(self, state: NDArray[np.float64]) -> None:
+        """Takes over the state of an arm of the same task and seed."""
         import mujoco
 
-        model = self.env.model
-        model.vis.quality.offsamples = 0
-        model.cam_pos[model.camera(_CAMERA).id] = _CAMERA_POSITION
-        try:
-            return mujoco.Renderer(model, NATIVE_SIZE, NATIVE_SIZE)
-        except Exception as error:
-            raise HostError(f"Got no headless OpenGL ({error}), expected EGL or OSMesa; {_GL_REMEDY}.") from error
+        mujoco.mj_setState(self._model, self._data, state, _STATE)
+        mujoco.mj_forward(self._model, self._data)
 
     def close(self) -> None:
-        """Free the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Frees the camera's graphics memory."""
+        if self._camera is not None:
+            self._camera.close()
 
 
-def choose_gl() -> str:
-    """``egl`` or ``osmesa``, whichever library is installed.
+class Camera:
+    """Renders the scene off screen; about 10 ms per image on one core without a GPU, thanks to what is switched off.
+
+    Args:
+        model: The scene; its camera is moved, and its render quality lowered.
+        size: Height and width in pixels.
+    """
+
+    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        import mujoco
+
+        model.vis.quality.offsamples = 0
+        model.vis.quality.shadowsize = 0
+        model.camera(CAMERA).pos[:] = CAMERA_POSITION_M
+        self._size = size
+        self._fov_y = np.radians(model.camera(CAMERA).fovy[0])
+        self._renderer = mujoco.Renderer(model, size, size, max_geom=2000)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._renderer.scene.flags[flag] = False
+        self._options = mujoco.MjvOption()
+        self._options.sitegroup[:] = 0
+
+    def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+        self._renderer.update_scene(data, CAMERA, self._options)
+        return np.ascontiguousarray(self._renderer.render()[::-1, ::-1])  # the camera hangs upside down
+
+    def intrinsics(self) -> NDArray[np.float64]:
+        focal = self._size / 2 / np.tan(self._fov_y / 2)
+        centre = (self._size - 1) / 2
+        return np.array([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+_STATE = 8191
+"""mujoco.mjtState.mjSTATE_INTEGRATION: all that the next step depends on."""
+
+
+def choose_graphics() -> str:
+    """Makes MuJoCo render off screen; call it before MuJoCo is first imported, or set MUJOCO_GL yourself.
+
+    Returns:
+        ``egl``, ``osmesa``, or what MUJOCO_GL says.
 
     Raises:
-        HostError: neither is.
+        HostError: Neither library works.
     """
-    from ctypes.util import find_library
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen:
+        return chosen
+    faults = []
+    for library in ("egl", "osmesa"):
+        trial = subprocess.run(
+            [sys.executable, "-c", "import mujoco; mujoco.GLContext(16, 16).make_current()"],
+            env={**os.environ, "MUJOCO_GL": library},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if trial.returncode == 0:
+            os.environ["MUJOCO_GL"] = library
+            return library
+        faults.append(f"{library}: {(trial.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    raise HostError(
+        f"Got no way to render without a screen ({'; '.join(faults)}), expected EGL or OSMesa. Install them, on Debian and Ubuntu with: "
+        "apt-get install -y libegl1 libosmesa6"
+    )
 
-    for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-        if find_library(library):
-            return name
-    raise HostError(f"Found neither libEGL nor libOSMesa, expected one of them for rendering without a screen; {_GL_REMEDY}.")
 
-
-def downsample(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The picture as the model's camera pipeline shrinks it: uint8 [side, side, 3] by area averaging."""
-    return cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8)
+def _environment(task: str, seed: int) -> Any:
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as environments
+    except ImportError as error:
+        raise HostError(f"Got no simulator ({error}), expected Meta-World; install it with: pip install 'longscape_ros[sim]'") from error
+    name = f"{task}-v3-goal-observable"
+    if name not in environments:
+        known = ", ".join(sorted(n.removesuffix("-v3-goal-observable") for n in environments))
+        raise InputError(f"Got task {task!r}, expected one of {known}.")
+    return environments[name](seed=seed)

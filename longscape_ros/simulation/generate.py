@@ -106,6 +106,7 @@ def generate(
             done += 1
             if progress:
                 progress(done, len(requests), pending[future].name)
+    shutil.rmtree(output / ".partial", ignore_errors=True)
     return {"episodes": float(len(requests)), "episodes.recorded": float(len(missing)), "frames": float(len(requests) * frames)}
 
 
@@ -126,8 +127,9 @@ def record(request: EpisodeRequest) -> Recording:
 
 def _record_bag(request: EpisodeRequest, output: Path) -> None:
     recording = record(request)
-    partial = output / f".{request.name}.part"
+    partial = output / ".partial" / request.name  # the bag's file is named after its folder
     shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(exist_ok=True)
     _write_bag(partial, request, recording)
     partial.rename(output / request.name)
 
@@ -198,7 +200,8 @@ class _Messages:
                     time_from_start=time,
                 )
             )
-        return self("trajectory_msgs/msg/JointTrajectory", header=self.header(stamp_ns, "base"), joint_names=list(ACTION_NAMES), points=points)
+        header = self.header(stamp_ns, "base")
+        return self("trajectory_msgs/msg/JointTrajectory", header=header, joint_names=list(ACTION_NAMES), points=points)
 
     def joint_state(self, stamp_ns: int, position: list[float]) -> Any:
         nothing = np.zeros(0)
