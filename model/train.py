@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on bags: calibrates the action and the chunk rule, trains the autoencoder, encodes all frames once, trains the denoiser.
+
+Every batch depends only on the recipe's seed and the step's number, so a run that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from longscape_ros.bags.mapping import load_mapping
+from longscape_ros.bags.reader import find_bags, read_episode
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from longscape_ros.actions import calibrate_space, feature_count
+from longscape_ros.contract import ActionSpace, ChunkRule, TopicMapping
+from longscape_ros.errors import InputError, LongscapeError
+from longscape_ros.model.autoencoder import Autoencoder
+from longscape_ros.model.data import ChunkSampler, Recordings
+from longscape_ros.model.moe import ExpertFeedForward
+from longscape_ros.model.recipes import RECIPES, Recipe, Stage
+from longscape_ros.model.run import AUTOENCODER, DENOISER, LOG, Run, load_checkpoint, save_checkpoint, save_run
+from longscape_ros.model.world import WorldModel
+from longscape_ros.segmentation import calibrate_threshold
+from longscape_ros.timeline import episode_grid
+
+Progress = Callable[[float, float, str], None]
+"""(done, total, what) of a long job."""
+
+Loss = Callable[[int, float], tuple[Tensor, dict[str, float]]]
+"""(step, progress 0 to 1) -> loss of a fresh batch, and figures to log."""
+
+LOG_EVERY = 20
+SAVE_EVERY_S = 60.0
+_SEED_STRIDE = 1_000_003
+_log = logging.getLogger(__name__)
+
+
+def train(
+    bags: Path,
+    recipe: str,
+    output: Path,
+    mapping: TopicMapping | Path | str | None = None,
+    minutes: float | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train a model on all bags below a folder, or go on with a training that was interrupted.
+
+    Args:
+        bags: Folder of rosbag2 recordings.
+        recipe: One of :data:`RECIPES`.
+        output: The run's folder.
+        mapping: Topics of the robot, or where to read them; None: ``mapping.yaml`` beside the bags.
+        minutes: Time limit of the whole training; None: the recipe's.
+        progress: Told how far the training is, in minutes.
+
+    Returns:
+        Figures: ``frames``, ``episodes``, ``autoencoder.psnr`` (dB, training frames), ``denoiser.loss``,
+        ``denoiser.loss_over_copy_last``, ``chunk.share.<length>``.
+
+    Raises:
+        InputError: the recipe is unknown, or nothing usable was recorded.
+        BagError: there are no bags, or they lack the mapping's topics.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"Got the recipe {recipe!r}, expected one of {', '.join(RECIPES)}.")
+    plan = limited(RECIPES[recipe](), minutes)
+    topics = mapping if isinstance(mapping, TopicMapping) else load_mapping(mapping or bags / "mapping.yaml")
+    recordings, data = read_recordings(bags, topics, plan.image_size)
+    space = calibrate_space(topics.dimensions, recordings.motions(), plan.lengths[-1])
+    threshold, _ = calibrate_threshold(recordings.motions(), space, plan.base, plan.lengths)
+    run = Run(recipe, plan.world(feature_count(space)), space, ChunkRule(plan.base, plan.lengths, threshold), topics, data)
+    save_run(output, run)
+    torch.manual_seed(plan.seed)
+    model = WorldModel(run.world)
+    clock = _Clock(progress, plan.autoencoder.minutes + plan.denoiser.minutes)
+
+    figures = _fit(model.autoencoder, plan.autoencoder, _frame_loss(model.autoencoder, recordings, plan), output / AUTOENCODER, clock)
+    latents = encode_all(model.autoencoder, recordings)
+    sampler = ChunkSampler(recordings, latents, run.space, run.rule, plan.context, plan.denoiser.frames)
+    clock.begin("denoiser", plan.autoencoder.minutes)
+    figures |= _fit(model.transformer, plan.denoiser, _chunk_loss(model, sampler, plan), output / DENOISER, clock, upcycle_at=plan.dense)
+    return {**data, **figures, **{f"chunk.share.{length}": share for length, share in sampler.shares.items()}}
+
+
+def limited(recipe: Recipe, minutes: float | None) -> Recipe:
+    """The recipe with its time limits scaled to a total."""
+    if minutes is None:
+        return recipe
+    if not minutes > 0:
+        raise InputError(f"Got {minutes} minutes, expected a positive number.")
+    share = minutes / (recipe.autoencoder.minutes + recipe.denoiser.minutes)
+    first = replace(recipe.autoencoder, minutes=share * recipe.autoencoder.minutes)
+    return replace(recipe, autoencoder=first, denoiser=replace(recipe.denoiser, minutes=share * recipe.denoiser.minutes))
+
+
+def read_recordings(bags: Path, mapping: TopicMapping, image_size: tuple[int, int]) -> tuple[Recordings, dict[str, float]]:
+    """All episodes below a folder on the mapping's grid, and figures of them; an unreadable one is logged and left out."""
+    space = ActionSpace(mapping.dimensions)
+    episodes = []
+    faults = 0
+    for bag in find_bags(bags):
+        try:
+            episode = read_episode(bag, mapping, image_size=image_size)
+            episodes.append(episode_grid(episode, space, mapping.fps, image_size, mapping.image_latency_ns))
+        except LongscapeError as error:
+            faults += 1
+            _log.warning("Left out %s: %s", bag, error)
+    if not episodes:
+        raise InputError(f"Got {faults} bags below {bags} of which none could be used, expected at least one; the log says why.")
+    recordings = Recordings.of(episodes)
+    data = {"episodes": float(len(episodes)), "episodes.left_out": float(faults), "frames": float(len(recordings.frames))}
+    return recordings, data
+
+
+@torch.no_grad()
+def encode_all(autoencoder: Autoencoder, recordings: Recordings, batch: int = 256) -> Tensor:
+    """Latents float16 [M, C, h, w] of all frames."""
+    frames = torch.from_numpy(recordings.frames)
+    return torch.cat([autoencoder.encode(part).half() for part in frames.split(batch)])
+
+
+def _frame_loss(autoencoder: Autoencoder, recordings: Recordings, recipe: Recipe) -> Loss:
+    frames = torch.from_numpy(recordings.frames)
+
+    def loss(step: int, progress: float) -> tuple[Tensor, dict[str, float]]:
+        if step in (recipe.autoencoder.warm_up // 2, recipe.autoencoder.warm_up * 2):
+            _normalise(autoencoder, frames)
+        result: tuple[Tensor, dict[str, float]] = autoencoder(frames[torch.randint(len(frames), (recipe.autoencoder.frames,))])
+        return result
+
+    return loss
+
+
+def _normalise(autoencoder: Autoencoder, frames: Tensor) -> None:
+    with torch.no_grad():
+        autoencoder.set_normalisation(autoencoder.encode(frames[torch.randint(len(frames), (512,))]))
+
+
+def _chunk_loss(model: WorldModel, sampler: ChunkSampler, recipe: Recipe) -> Loss:
+    def loss(step: int, progress: float) -> tuple[Tensor, dict[str, float]]:
+        batch = sampler.batch(np.random.default_rng([recipe.seed, step]), routed=progress >= recipe.dense)
+        result: tuple[Tensor, dict[str, float]] = model(batch)
+        return result
+
+    return loss
+
+
+class _Clock:
+    """Reports progress over several stages."""
+
+    def __init__(self, progress: Progress | None, total_minutes: float) -> None:
+        self._progress, self._total = progress, total_minutes
+        self.begin("autoencoder", 0.0)
+
+    def begin(self, stage: str, minutes_before: float) -> None:
+        self._stage, self._before = stage, minutes_before
+
+    def report(self, minutes: float, text: str) -> None:
+        if self._progress:
+            self._progress(self._before + minutes, self._total, f"{self._stage} {text}")
+
+
+def _fit(module: nn.Module, stage: Stage, loss_of: Loss, path: Path, clock: _Clock, upcycle_at: float | None = None) -> dict[str, float]:
+    """Train one module until the stage's limits; ends with the averaged weights in it.
+
+    Args:
+        module: What is optimised.
+        stage: Limits and rates.
+        loss_of: Makes the losses.
+        path: Checkpoint; the training goes on from it.
+        clock: For progress.
+        upcycle_at: Progress at which the first expert is copied to the others.
+
+    Returns:
+        The figures of the last steps, averaged, under the checkpoint's name.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=stage.rate, betas=(0.9, 0.95), weight_decay=0.01)
+    averaged = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.average), use_buffers=True)
+    state = {"step": 0, "seconds": 0.0, "upcycled": upcycle_at is None, "finished": False}
+    checkpoint = load_checkpoint(path)
+    if checkpoint is not None:
+        module.load_state_dict(checkpoint["module"])
+        averaged.module.load_state_dict(checkpoint["averaged"])
+        averaged.n_averaged.fill_(checkpoint["step"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        state = {key: checkpoint[key] for key in state}
+    recent: list[dict[str, float]] = list(checkpoint["recent"]) if checkpoint else []
+
+    def save() -> None:
+        weights = {"module": module.state_dict(), "averaged": averaged.module.state_dict(), "optimizer": optimizer.state_dict()}
+        save_checkpoint(path, {**weights, **state, "recent": recent})
+
+    saved = begun = time.monotonic()
+    before = state["seconds"]
+    module.train()
+    while not state["finished"]:
+        done = max(state["step"] / stage.steps, state["seconds"] / 60 / stage.minutes)
+        if done >= 1:
+            state["finished"] = True
+            break
+        if not state["upcycled"] and upcycle_at is not None and done >= upcycle_at:
+            for part in _experts(module):
+                part.upcycle()
+            for part in _experts(averaged.module):
+                part.upcycle()
+            state["upcycled"] = True
+        torch.manual_seed(state["step"] * _SEED_STRIDE)
+        for group in optimizer.param_groups:
+            group["lr"] = stage.rate * _rate(stage, state["step"], done)
+        loss, figures = loss_of(int(state["step"]), done)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        averaged.update_parameters(module)
+        state["step"] += 1
+        state["seconds"] = before + time.monotonic() - begun
+        recent = [*recent[1 - LOG_EVERY :], figures]
+        if state["step"] % LOG_EVERY == 0:
+            means = _means(recent)
+            _write_log(path, {"step": state["step"], "minutes": state["seconds"] / 60, "progress": done, **means})
+            clock.report(state["seconds"] / 60, " ".join(f"{key} {value:.3f}" for key, value in means.items()))
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            save()
+            saved = time.monotonic()
+    save()
+    module.load_state_dict(averaged.module.state_dict())
+    module.eval()
+    return {f"{path.stem}.{key}": value for key, value in {**_means(recent), "steps": float(state["step"])}.items()}
+
+
+def _experts(module: nn.Module) -> Iterator[ExpertFeedForward]:
+    return (part for part in module.modules() if isinstance(part, ExpertFeedForward))
+
+
+def _rate(stage: Stage, step: int, done: float) -> float:
+    """Warm-up, plateau, then a fall along a cosine."""
+    rise = min(1.0, (step + 1) / stage.warm_up)
+    fall = min(1.0, (1 - done) / stage.decay) if stage.decay else 1.0
+    return rise * (0.5 - 0.5 * math.cos(math.pi * fall))
+
+
+def _means(recent: list[dict[str, float]]) -> dict[str, float]:
+    keys = recent[0] if recent else ()
+    return {key: float(np.mean([figures[key] for figures in recent])) for key in keys}
+
+
+def _write_log(path: Path, line: dict[str, float]) -> None:
+    with (path.parent / LOG).open("a") as log:
+        log.write(json.dumps({"stage": path.stem, **line}) + "\n")
