@@ -5,7 +5,7 @@ Meta-World controls the hand at 80 Hz by moving a point that the hand is tied to
 command is the absolute place that point shall have at the end of a 50 ms interval; it gets there in a straight line of four
 control steps. An episode has no step limit and is never reset: all that moves is moved by the commands.
 
-The camera is Meta-World's ``corner2``, closer to the table and turned upright, without the markers that give goals away.
+The camera is Meta-World's ``corner2``, closer to the table and aimed at its middle, without the markers that give goals away.
 """
 
 from __future__ import annotations
@@ -37,7 +37,17 @@ COMMAND_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
 
 CAMERA = "corner2"
 CAMERA_POSITION_M = (0.75, 0.075, 0.7)
+CAMERA_LOOKS_AT_M = (0.02, 0.66, 0.17)
+CAMERA_FOV_DEG = 46.0
 CAMERA_FRAME = "camera_optical_frame"
+
+
+ARM_JOINTS = tuple(f"right_j{i}" for i in range(7))
+POSTURE_RAD = (1.889, -0.576, -0.977, 1.642, 0.943, 1.044, 2.293)
+"""The arm's joints with the hand over the middle of the table."""
+
+POSTURE_STIFFNESS = 20.0
+"""Newton metres per radian."""
 
 
 class SimulatedArm:
@@ -58,13 +68,13 @@ class SimulatedArm:
     def __init__(self, task: str, seed: int, image_size: int | None = None) -> None:
         if image_size is not None and not 16 <= image_size <= 480:
             raise InputError(f"Got image size {image_size}, expected 16 to 480 pixels.")
-        if image_size is not None:
-            choose_graphics()
+        _prepare_graphics(needed=image_size is not None)
         self.task = task
         self.seed = seed
         self._env = _environment(task, seed)
         self._model: mujoco.MjModel = self._env.model
         self._data: mujoco.MjData = self._env.data
+        hold_posture(self._model)
         self._camera = None if image_size is None else Camera(self._model, image_size)
 
     @property
@@ -87,6 +97,11 @@ class SimulatedArm:
         """How closed the fingers are: 0 open, 1 closed."""
         gap = np.linalg.norm(self._data.body("rightclaw").xpos - self._data.body("leftclaw").xpos)
         return float(np.clip(1.0 - gap / 0.1, 0.0, 1.0))
+
+    @property
+    def measured(self) -> NDArray[np.float64]:
+        """float64 [4], the hand's place and the gripper: what was measured, in the command's order."""
+        return np.append(self.hand, self.gripper)
 
     @property
     def object(self) -> NDArray[np.float64]:
@@ -146,6 +161,17 @@ class SimulatedArm:
             self._camera.close()
 
 
+def hold_posture(model: mujoco.MjModel) -> None:
+    """Ties the arm's joints to their middle posture by weak springs.
+
+    The arm has a joint more than the hand's place and direction take; without springs its elbow wanders over minutes into odd
+    folds that depend on all that came before.
+    """
+    for joint, angle in zip(ARM_JOINTS, POSTURE_RAD, strict=True):
+        model.jnt_stiffness[model.joint(joint).id] = POSTURE_STIFFNESS
+        model.qpos_spring[model.joint(joint).qposadr[0]] = angle
+
+
 class Camera:
     """Renders the scene off screen; about 10 ms per image on one core without a GPU, thanks to what is switched off.
 
@@ -159,9 +185,11 @@ class Camera:
 
         model.vis.quality.offsamples = 0
         model.vis.quality.shadowsize = 0
-        model.camera(CAMERA).pos[:] = CAMERA_POSITION_M
+        camera = model.camera(CAMERA)
+        camera.pos[:] = CAMERA_POSITION_M
+        mujoco.mju_mat2Quat(camera.quat, _looking(CAMERA_POSITION_M, CAMERA_LOOKS_AT_M).ravel())
+        camera.fovy[:] = CAMERA_FOV_DEG
         self._size = size
-        self._fov_y = np.radians(model.camera(CAMERA).fovy[0])
         self._renderer = mujoco.Renderer(model, size, size, max_geom=2000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = False
@@ -170,15 +198,24 @@ class Camera:
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         self._renderer.update_scene(data, CAMERA, self._options)
-        return np.ascontiguousarray(self._renderer.render()[::-1, ::-1])  # the camera hangs upside down
+        return np.asarray(self._renderer.render(), dtype=np.uint8)
 
     def intrinsics(self) -> NDArray[np.float64]:
-        focal = self._size / 2 / np.tan(self._fov_y / 2)
+        focal = self._size / 2 / np.tan(np.radians(CAMERA_FOV_DEG) / 2)
         centre = (self._size - 1) / 2
         return np.array([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
 
     def close(self) -> None:
         self._renderer.close()
+
+
+def _looking(place: tuple[float, float, float], at: tuple[float, float, float]) -> NDArray[np.float64]:
+    """float64 [3, 3], the axes of an upright camera (right, up, backwards) as columns."""
+    back = np.subtract(place, at)
+    back /= np.linalg.norm(back)
+    right = np.cross((0.0, 0.0, 1.0), back)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back], axis=1)
 
 
 _STATE = 8191
@@ -214,6 +251,15 @@ def choose_graphics() -> str:
         f"Got no way to render without a screen ({'; '.join(faults)}), expected EGL or OSMesa. Install them, on Debian and Ubuntu with: "
         "apt-get install -y libegl1 libosmesa6"
     )
+
+
+def _prepare_graphics(needed: bool) -> None:
+    """MuJoCo fixes the graphics library when it is imported: an arm without a camera must not spoil it for a later one with."""
+    try:
+        choose_graphics()
+    except HostError:
+        if needed:
+            raise
 
 
 def _environment(task: str, seed: int) -> Any:

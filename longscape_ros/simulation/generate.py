@@ -1,235 +1,265 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records episodes of the simulated arm as rosbag2 bags, with the topics a robot's own recording would have."""
+"""Episodes of the simulated robot as rosbag2 MCAP bags: the same topics, types and stamps a real robot would record."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from longscape_ros.contract import NANOSECONDS
+from longscape_ros.contract import NANOSECONDS, TopicMapping
 from longscape_ros.errors import InputError
-from longscape_ros.simulation.arm import ACTION_NAMES, FPS, NATIVE_SIZE, SimulatedArm, downsample
-from longscape_ros.simulation.operator import Operator
+from longscape_ros.simulation import topics
+from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm, choose_graphics
+from longscape_ros.simulation.operator import SKILLS, Operator
 
-Progress = Callable[[float, float, str], None]
-"""(done, total, what) of a long job."""
+EPOCH_NS = 1_700_000_000 * NANOSECONDS
+"""Stamp of each episode's first frame, so that the same episode is the same bag."""
 
-PLAN_EVERY = 16
-"""Steps from one published plan to the next."""
+IMAGE_DELAY_NS = 5_000_000
+"""How long after its stamp an image is received."""
 
-PLAN_STEPS = 96
-"""Steps that a plan holds."""
+PLAN_LEAD_NS = 200_000_000
+"""How long before its start a plan is received."""
 
-CAMERA_FRAME = "camera_optical_frame"
+STILL_M = 0.001
+"""What moves less between two frames counts as still."""
 
-MAPPING = """\
-# Which topics are the camera and the action.
-image_topic: /camera/image_raw/compressed
-image_type: sensor_msgs/msg/CompressedImage
-fps: 20.0
-action_sources:
-  - topic: /arm_controller/joint_trajectory
-    type: trajectory_msgs/msg/JointTrajectory
-    stamp: header
-    fields: {hand_x: hand_x, hand_y: hand_y, hand_z: hand_z, gripper: gripper}
-dimensions:
-  - {name: hand_x, unit: m, kind: position}
-  - {name: hand_y, unit: m, kind: position}
-  - {name: hand_z, unit: m, kind: position}
-  - {name: gripper, unit: "1", kind: state, is_gripper: true}
-"""
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EpisodeRequest:
-    """One episode to record: ``frames`` images of ``image_size`` pixels a side."""
+@dataclass(frozen=True, slots=True)
+class EpisodeConfig:
+    """One episode to be recorded.
+
+    Args:
+        task: See :data:`longscape_ros.simulation.operator.SKILLS`.
+        seed: Of the objects' places and of what the operator does.
+        image_size: Height and width in pixels.
+        frames: How many.
+    """
 
     task: str
     seed: int
-    frames: int
-    image_size: int
+    image_size: int = 64
+    frames: int = 400
+
+    def __post_init__(self) -> None:
+        if self.task not in SKILLS:
+            raise InputError(f"Got task {self.task!r}, expected one of {', '.join(SKILLS)}.")
+        if self.frames < 2 or not 8 <= self.image_size <= 240:
+            raise InputError(f"Got {self.frames} frames of {self.image_size} pixels, expected at least 2 frames of 8 to 240 pixels.")
 
     @property
     def name(self) -> str:
         return f"{self.task}_{self.seed}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recording:
-    """What was recorded: images uint8 [N, S, S, 3] at the grid's steps, commands float64 [N, 4] (row i is executed between images i and
-    i + 1), hand positions float64 [N, 3] and gripper openings [N] when each image was taken."""
+    """What happened in an episode of N frames.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        measured: float64 [N, 4], where the hand and the gripper were at each frame.
+        objects: float64 [N, 3].
+        commands: float64 [N + PLAN_STEPS, 4]; row k is executed between frames k and k + 1.
+        intrinsics: float64 [3, 3], the camera's matrix at the images' size.
+    """
 
     images: NDArray[np.uint8]
+    measured: NDArray[np.float64]
+    objects: NDArray[np.float64]
     commands: NDArray[np.float64]
-    hands: NDArray[np.float64]
-    openings: NDArray[np.float64]
+    intrinsics: NDArray[np.float64]
 
 
 def generate(
-    tasks: list[str],
+    tasks: Sequence[str],
     episodes: int,
     seed: int,
     image_size: int,
     output: Path,
     frames: int = 400,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, float]:
-    """Record ``episodes`` episodes of each task, seeds from ``seed`` on; those that exist already are kept.
+    """Records episodes in parallel processes, one bag each, in turns over the tasks; those already in the folder are kept.
+
+    Args:
+        tasks: See :data:`longscape_ros.simulation.operator.SKILLS`.
+        episodes: Per task, with seeds ``seed``, ``seed + 1``...
+        seed: The first.
+        image_size: Height and width of the images in pixels. They are rendered at twice the size and averaged, as a live camera
+            of twice the size would be.
+        output: Folder for the bags ``<task>_<seed>`` and ``mapping.yaml``.
+        frames: Per episode.
+        workers: Processes; None: one per core.
+        progress: Called with (episodes done, of how many, the newest one's name).
+
+    Returns:
+        Flat figures: ``episodes``, ``kept``, ``seconds``, and means over the new episodes as of :func:`statistics`.
 
     Raises:
-        InputError: a task is unknown or a size is not usable.
+        InputError: There is no such task, or a number is out of range.
+        HostError: Meta-World or a graphics library is missing.
     """
-    if not 8 <= image_size <= NATIVE_SIZE or image_size % 8:
-        raise InputError(f"Got image_size {image_size}, expected a multiple of 8 from 8 to {NATIVE_SIZE}.")
-    if frames < 2 or episodes < 1:
-        raise InputError(f"Got {episodes} episodes of {frames} frames, expected at least 1 of at least 2.")
+    configs = [EpisodeConfig(task, seed + i, image_size, frames) for i in range(episodes) for task in tasks]
+    if not configs:
+        raise InputError(f"Got {len(tasks)} tasks and {episodes} episodes, expected at least one of each.")
+    choose_graphics()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "mapping.yaml").write_text(MAPPING)
-    requests = [EpisodeRequest(task, seed + i, frames, image_size) for i in range(episodes) for task in tasks]
-    missing = [r for r in requests if not (output / r.name / "metadata.yaml").is_file()]
-    done = len(requests) - len(missing)
-    # Spawned, not forked: an OpenGL context does not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(_record_bag, request, output): request for request in missing}
-        for future in as_completed(pending):
-            future.result()
-            done += 1
-            if progress:
-                progress(done, len(requests), pending[future].name)
-    shutil.rmtree(output / ".partial", ignore_errors=True)
-    return {"episodes": float(len(requests)), "episodes.recorded": float(len(missing)), "frames": float(len(requests) * frames)}
+    write_mapping(output / "mapping.yaml", topics.mapping(recorded=True))
+    missing = [config for config in configs if not (output / config.name).is_dir()]
+    kept = len(configs) - len(missing)
+    began = time.monotonic()
+    figures: list[dict[str, float]] = []
+    for name, figure in _in_parallel(missing, output, workers or os.cpu_count() or 1):
+        figures.append(figure)
+        if progress is not None:
+            progress(kept + len(figures), len(configs), name)
+    means = {key: float(np.mean([figure[key] for figure in figures])) for key in (figures[0] if figures else {})}
+    return {"episodes": float(len(configs)), "kept": float(kept), "seconds": time.monotonic() - began, **means}
 
 
-def record(request: EpisodeRequest) -> Recording:
-    """Play one episode; equal requests give equal recordings."""
-    arm = SimulatedArm(request.task, request.seed)
-    operator = Operator(arm, request.seed)
-    images, commands, hands, openings = [], [], [], []
-    for _ in range(request.frames):
-        images.append(downsample(arm.render(), request.image_size))
-        hands.append(arm.hand)
-        openings.append(arm.opening)
+def _in_parallel(configs: Sequence[EpisodeConfig], output: Path, workers: int) -> Iterator[tuple[str, dict[str, float]]]:
+    if not configs:
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(configs)), mp_context=spawn, initializer=_render_on_one_core) as pool:
+        waiting = {pool.submit(record_bag, config, output): config.name for config in configs}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _render_on_one_core() -> None:
+    """In a worker process: Mesa's software renderer starts no threads of its own, the processes fill the cores already."""
+    os.environ["LP_NUM_THREADS"] = "0"
+
+
+def record_bag(config: EpisodeConfig, output: Path) -> dict[str, float]:
+    """Records one episode into ``output / config.name``, which appears only when it is complete; its :func:`statistics`."""
+    recording = record(config)
+    unfinished = output / f".{config.name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_bag(unfinished / config.name, recording, SKILLS[config.task].instruction)
+    (unfinished / config.name).rename(output / config.name)
+    unfinished.rmdir()
+    return statistics(recording)
+
+
+def record(config: EpisodeConfig) -> Recording:
+    """Plays one episode, and goes on without a camera until the last plan is known."""
+    arm = SimulatedArm(config.task, config.seed, 2 * config.image_size)
+    operator = Operator(arm, config.seed)
+    images, measured, objects, commands = [], [], [], []
+    for _ in range(config.frames):
+        images.append(halve(arm.render()))
+        measured.append(arm.measured)
+        objects.append(arm.object)
         commands.append(operator.command())
         arm.step(commands[-1])
+    for _ in range(topics.PLAN_STEPS):
+        commands.append(operator.command())
+        arm.step(commands[-1])
+    intrinsics = arm.intrinsics() * np.array([[0.5], [0.5], [1.0]])
+    intrinsics[:2, 2] -= 0.25  # pixel centres: (u + 0.5) / 2 - 0.5
     arm.close()
-    return Recording(np.array(images), np.array(commands), np.array(hands), np.array(openings))
+    return Recording(np.stack(images), np.stack(measured), np.stack(objects), np.stack(commands), intrinsics)
 
 
-def _record_bag(request: EpisodeRequest, output: Path) -> None:
-    recording = record(request)
-    partial = output / ".partial" / request.name  # the bag's file is named after its folder
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(exist_ok=True)
-    _write_bag(partial, request, recording)
-    partial.rename(output / request.name)
+def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [2h, 2w, 3] -> [h, w, 3], each pixel the mean of four."""
+    height, width = image.shape[:2]
+    return np.asarray(cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _write_bag(folder: Path, request: EpisodeRequest, recording: Recording) -> None:
+def statistics(recording: Recording) -> dict[str, float]:
+    """How lively an episode is.
+
+    ``moving``: share of frames in which the command moves; ``moving_worst``: the least such share in any 32 frames;
+    ``gripper_flips``; ``object_moving``: share of frames in which the object moves; ``lag_p95_m``: the hand's distance from the
+    command, exceeded in 5 % of the frames.
+    """
+    frames = len(recording.images)
+    places = recording.commands[:frames, :3]
+    moving = np.abs(np.diff(places, axis=0)).max(axis=1) > STILL_M
+    window = min(32, len(moving))
+    shares = np.convolve(moving, np.full(window, 1 / window), mode="valid")
+    lag = np.linalg.norm(recording.measured[1:, :3] - places[:-1], axis=1)
+    return {
+        "moving": float(moving.mean()),
+        "moving_worst": float(shares.min()),
+        "gripper_flips": float(np.abs(np.diff(recording.commands[:frames, 3])).sum()),
+        "object_moving": float((np.linalg.norm(np.diff(recording.objects, axis=0), axis=1) > STILL_M).mean()),
+        "lag_p95_m": float(np.percentile(lag, 95)),
+    }
+
+
+def write_bag(path: Path, recording: Recording, instruction: str) -> None:
+    """Writes a recording as a rosbag2 MCAP bag, messages in the order they are received."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
     store = get_typestore(Stores.ROS2_JAZZY)
-    make = _Messages(store.types)
-    start = (1_700_000_000 + 1000 * request.seed + sum(map(ord, request.task))) * NANOSECONDS
-    period = NANOSECONDS // FPS
-    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        topics = {
-            "/instruction": "std_msgs/msg/String",
-            "/arm_controller/joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
-            "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
-            "/camera/image_raw/compressed": "sensor_msgs/msg/CompressedImage",
-            "/joint_states": "sensor_msgs/msg/JointState",
-        }
-        connections = {topic: writer.add_connection(topic, kind, typestore=store) for topic, kind in topics.items()}
-
-        def write(topic: str, at: int, message: Any) -> None:
-            writer.write(connections[topic], at, store.serialize_cdr(message, topics[topic]))
-
-        write("/instruction", start, make("std_msgs/msg/String", data=request.task.replace("-", " ")))
-        for i, image in enumerate(recording.images):
-            stamp = start + i * period
-            header = make.header(stamp, CAMERA_FRAME)
-            if i % PLAN_EVERY == 0:
-                write("/arm_controller/joint_trajectory", stamp, make.trajectory(stamp, recording.commands[i : i + PLAN_STEPS]))
-            write("/camera/camera_info", stamp, make.camera_info(header, request.image_size))
-            write("/camera/image_raw/compressed", stamp, make.png(header, image))
-            write("/joint_states", stamp, make.joint_state(stamp, [*recording.hands[i], 1 - recording.openings[i]]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections: dict[str, Any] = {}
+        for received_ns, topic, kind, message in sorted(_messages(recording, instruction, store.types), key=lambda m: m[0]):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            writer.write(connections[topic], received_ns, store.serialize_cdr(message, kind))
 
 
-class _Messages:
-    """Builds the messages of a bag from a typestore's classes."""
+def _messages(recording: Recording, instruction: str, types: Any) -> Iterator[tuple[int, str, str, Any]]:
+    """Receive time, topic, type and message."""
+    build = topics.RobotMessages(types.__getitem__, np.array)
+    yield EPOCH_NS - PLAN_LEAD_NS, topics.INSTRUCTION_TOPIC, topics.STRING, types[topics.STRING](data=instruction)
+    for k, image in enumerate(recording.images):
+        stamp_ns = EPOCH_NS + k * topics.PERIOD_NS
+        received_ns = stamp_ns + IMAGE_DELAY_NS
+        if k % topics.PLAN_EVERY == 0:
+            plan = build.trajectory(stamp_ns, recording.commands[k : k + topics.PLAN_STEPS])
+            yield stamp_ns - PLAN_LEAD_NS, topics.TRAJECTORY_TOPIC, topics.TRAJECTORY, plan
+        compressed = types[topics.COMPRESSED_IMAGE](header=build.header(stamp_ns, CAMERA_FRAME), format="png", data=_png(image))
+        yield received_ns, topics.COMPRESSED_TOPIC, topics.COMPRESSED_IMAGE, compressed
+        info = build.camera_info(stamp_ns, recording.intrinsics, len(image))
+        yield received_ns, topics.CAMERA_INFO_TOPIC, topics.CAMERA_INFO, info
+        yield received_ns, topics.JOINT_STATES_TOPIC, topics.JOINT_STATE, build.joint_state(stamp_ns, recording.measured[k])
 
-    def __init__(self, classes: Any) -> None:
-        self._classes = classes
 
-    def __call__(self, kind: str, **fields: Any) -> Any:
-        return self._classes[kind](**fields)
+def _png(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    done, data = cv2.imencode(".png", image[..., ::-1])
+    assert done, "PNG takes every uint8 RGB image"
+    return np.asarray(data, dtype=np.uint8)
 
-    def header(self, stamp_ns: int, frame_id: str) -> Any:
-        time = self("builtin_interfaces/msg/Time", sec=stamp_ns // NANOSECONDS, nanosec=stamp_ns % NANOSECONDS)
-        return self("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
 
-    def png(self, header: Any, rgb: NDArray[np.uint8]) -> Any:
-        data = cv2.imencode(".png", rgb[:, :, ::-1])[1].reshape(-1)
-        return self("sensor_msgs/msg/CompressedImage", header=header, format="rgb8; png compressed bgr8", data=data)
-
-    def trajectory(self, stamp_ns: int, commands: NDArray[np.float64]) -> Any:
-        """Commands [M, 4], each reached one period after the one before."""
-        nothing = np.zeros(0)
-        points = []
-        for step, command in enumerate(commands, start=1):
-            ns = step * NANOSECONDS // FPS
-            time = self("builtin_interfaces/msg/Duration", sec=ns // NANOSECONDS, nanosec=ns % NANOSECONDS)
-            points.append(
-                self(
-                    "trajectory_msgs/msg/JointTrajectoryPoint",
-                    positions=command,
-                    velocities=nothing,
-                    accelerations=nothing,
-                    effort=nothing,
-                    time_from_start=time,
-                )
-            )
-        header = self.header(stamp_ns, "base")
-        return self("trajectory_msgs/msg/JointTrajectory", header=header, joint_names=list(ACTION_NAMES), points=points)
-
-    def joint_state(self, stamp_ns: int, position: list[float]) -> Any:
-        nothing = np.zeros(0)
-        return self(
-            "sensor_msgs/msg/JointState",
-            header=self.header(stamp_ns, "base"),
-            name=list(ACTION_NAMES),
-            position=np.array(position),
-            velocity=nothing,
-            effort=nothing,
-        )
-
-    def camera_info(self, header: Any, side: int) -> Any:
-        focal = side / 2 / np.tan(np.deg2rad(45) / 2)
-        matrix = np.array([focal, 0, side / 2, 0, focal, side / 2, 0, 0, 1], dtype=np.float64)
-        projection = np.insert(matrix, [3, 6, 9], 0.0)
-        whole = self("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-        return self(
-            "sensor_msgs/msg/CameraInfo",
-            header=header,
-            height=side,
-            width=side,
-            distortion_model="plumb_bob",
-            d=np.zeros(5),
-            k=matrix,
-            r=np.eye(3).ravel(),
-            p=projection,
-            binning_x=0,
-            binning_y=0,
-            roi=whole,
-        )
+def write_mapping(path: Path, mapping: TopicMapping) -> None:
+    """Writes a topic mapping as YAML."""
+    content = {
+        "image_topic": mapping.image_topic,
+        "image_type": mapping.image_type,
+        "image_latency_ns": mapping.image_latency_ns,
+        "fps": mapping.fps,
+        "action_sources": [
+            {"topic": source.topic, "type": source.type, "fields": dict(source.fields), "stamp": source.stamp}
+            for source in mapping.action_sources
+        ],
+        "dimensions": [{"name": d.name, "unit": d.unit, "kind": d.kind, "is_gripper": d.is_gripper} for d in mapping.dimensions],
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -1,105 +1,237 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who moves the simulated arm: chains scripted experts, transits and exploration into long episodes without a reset.
+"""Who moves the simulated arm: long, varied episodes of work without a reset.
 
-Meta-World's experts end after a few seconds; here a goal follows a goal. Speeds vary, commands carry a little noise, and the
-hand hardly ever rests, so that there is something to predict in every window.
+An operator strings phases together, endlessly: Meta-World's scripted experts with goals of its own (open the drawer, close it
+again, pick the puck up and carry it somewhere), sweeps through the object, grasps, ways through free space, wandering. Speeds and
+unsteadiness differ from phase to phase, and nothing but the arm moves anything: what is seen follows from what is commanded.
+
+A phase is a generator of commands, one per frame; it looks at the arm before each.
 """
 
 from __future__ import annotations
 
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.simulation.arm import REACH, SUBSTEPS, SimulatedArm
+from longscape_ros.errors import InputError
+from longscape_ros.simulation.arm import CONTROL_STEPS, FPS, STRIDE_M, SimulatedArm
 
-_LEASH = 0.06
-"""How far the set point may lead the hand, in metres per axis, when something is in its way."""
+Array = NDArray[np.float64]
+Phase = Iterator[Array]
+"""Yields commands, float64 [4]; ends when the phase is done."""
 
-_EXPERTS = {
-    "drawer-open": ("drawer-open", "drawer-close"),
-    "door-open": ("door-open", "door-close"),
-    "faucet-open": ("faucet-open", "faucet-close"),
+LEASH_M = 0.06
+"""The command runs ahead of the hand by no more than this per axis, so that an obstacle is pushed, not hammered."""
+
+REST_FRAMES = 6
+"""Frames in which the hand hardly moves, after which an expert is taken to be done."""
+
+REST_M = 0.008
+"""How far it moves in them at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skills:
+    """What an operator does in a task.
+
+    Args:
+        experts: Classes in ``metaworld.policies``, used in turn.
+        low: Lowest x, y, z of ways through free space, in metres.
+        high: Highest.
+        goal_low: Lowest x, y, z of the experts' goals.
+        goal_high: Highest.
+        loose: Whether the object lies loose, to be swept and grasped.
+        instruction: What the robot is told.
+    """
+
+    experts: tuple[str, ...]
+    instruction: str
+    low: tuple[float, float, float] = (-0.25, 0.45, 0.08)
+    high: tuple[float, float, float] = (0.25, 0.85, 0.35)
+    goal_low: tuple[float, float, float] = (-0.18, 0.52, 0.02)
+    goal_high: tuple[float, float, float] = (0.18, 0.85, 0.02)
+    loose: bool = False
+
+
+SKILLS: dict[str, Skills] = {
+    "reach": Skills(
+        ("SawyerReachV3Policy",), "reach for the points", goal_low=(-0.25, 0.45, 0.08), goal_high=(0.25, 0.85, 0.35), loose=True
+    ),
+    "push": Skills(("SawyerPushV3Policy",), "push the puck around", loose=True),
+    "pick-place": Skills(
+        ("SawyerPickPlaceV3Policy",),
+        "pick up the puck and carry it",
+        goal_low=(-0.18, 0.52, 0.08),
+        goal_high=(0.18, 0.85, 0.28),
+        loose=True,
+    ),
+    "drawer-open": Skills(("SawyerDrawerOpenV3Policy", "SawyerDrawerCloseV3Policy"), "open and close the drawer", low=(-0.25, 0.42, 0.15)),
+    "button-press-topdown": Skills(("SawyerButtonPressTopdownV3Policy",), "press the button", low=(-0.25, 0.42, 0.2)),
+    "door-open": Skills(
+        ("SawyerDoorOpenV3Policy", "SawyerDoorCloseV3Policy"),
+        "open and close the door",
+        low=(-0.3, 0.45, 0.15),
+        goal_low=(0.2, 0.9, 0.15),
+        goal_high=(0.2, 0.9, 0.15),
+    ),
 }
-"""Tasks whose undoing is another task's expert; the rest repeat their own."""
+"""Tasks that an operator can do."""
 
 
 class Operator:
-    """Commands an arm step by step, deterministically for a given task and seed.
+    """Commands an arm, deterministically for a task and a seed.
+
+    Call :meth:`command`, then give what it returned to the arm's ``step``, in turns.
 
     Args:
-        arm: The arm to watch and command; only the operator's caller steps it.
-        seed: Decides goals, speeds and noise.
+        arm: At the beginning of its episode.
+        seed: Of what is done; ``arm.seed`` is the usual one.
+
+    Raises:
+        InputError: The task is not among :data:`SKILLS`.
     """
 
     def __init__(self, arm: SimulatedArm, seed: int) -> None:
-        from metaworld.policies import ENV_POLICY_MAP
-
+        if arm.task not in SKILLS:
+            raise InputError(f"Got task {arm.task!r}, which no operator can do; expected one of {', '.join(SKILLS)}.")
+        self.skills = SKILLS[arm.task]
         self._arm = arm
-        self._random = np.random.default_rng(seed)
-        self._low, self._high = arm.workspace
-        names = _EXPERTS.get(arm.task, (arm.task,))
-        self._experts: list[Any] = [ENV_POLICY_MAP[f"{name}-v3"]() for name in names]
-        self._rounds = 0
-        self._left = 0
-        self._expert: Any = None
-        self._waypoint = arm.hand
-        self._speed = 1.0
+        self._rng = np.random.default_rng((zlib.crc32(arm.task.encode()), seed))
+        self._experts = [_expert(name) for name in self.skills.experts]
         self._gripper = 0.0
-        self._wobble = np.zeros(3)
+        self._noise = np.zeros(3)
+        self._unsteadiness_m = 0.0
+        self._commands = self._work()
 
-    def command(self) -> NDArray[np.float64]:
-        """float64 [4]: where the hand shall be 50 ms from now, and the gripper."""
-        if self._left <= 0:
-            self._next_phase()
-        self._left -= 1
-        move = self._expert_move() if self._expert is not None else self._waypoint_move()
-        self._wobble = 0.8 * self._wobble + self._random.normal(0, 0.0012, 3)
-        point = self._arm.set_point
-        target = np.clip(point + move + self._wobble, self._arm.hand - _LEASH, self._arm.hand + _LEASH)
-        target = np.clip(target, self._low, self._high)
-        return np.array([*np.clip(target, point - SUBSTEPS * REACH, point + SUBSTEPS * REACH), self._gripper])
+    def command(self) -> Array:
+        """float64 [4], the next command: where the hand shall be in 50 ms, and the gripper."""
+        command = next(self._commands)
+        self._noise = 0.8 * self._noise + self._unsteadiness_m * self._rng.normal(size=3)
+        low, high = self._arm.workspace
+        hand = self._arm.hand
+        place = np.clip(command[:3] + self._noise, hand - LEASH_M, hand + LEASH_M)
+        return np.append(np.clip(place, low, high), command[3])
 
-    def _next_phase(self) -> None:
-        random = self._random
-        self._speed = random.uniform(0.35, 1.0)
-        if self._expert is None and random.random() < 0.7:
-            if self._rounds:
-                self._arm.set_goal(random)
-            self._expert = self._experts[self._rounds % len(self._experts)]
-            self._rounds += 1
-            self._left = int(random.integers(40, 110))
-            return
-        self._expert = None
-        self._new_waypoint()
-        self._left = int(random.integers(30, 100))
+    def _work(self) -> Phase:
+        turn = int(self._rng.integers(len(self._experts)))
+        while True:
+            for phase in self._plan(turn):
+                self._unsteadiness_m = float(self._rng.choice([0.0, 0.001, 0.003]))
+                yield from phase
+            turn += 1
 
-    def _expert_move(self) -> NDArray[np.float64]:
-        action = np.clip(self._expert.get_action(self._arm.observation), -1, 1)
-        self._gripper = float(action[3] > 0)
-        move = action[:3] * (SUBSTEPS * REACH * self._speed)
-        if np.abs(move).max() < 0.002 and self._left > 12 and not self._gripper:
-            self._left = int(self._random.integers(2, 12))  # the expert is done; go on with something else
-        return np.asarray(move)
+    def _plan(self, turn: int) -> list[Phase]:
+        """The phases of a round: an expert's work, and something else."""
+        work = self._follow(self._experts[turn % len(self._experts)])
+        others: list[Callable[[], Phase]] = [self._go, self._go, self._wander]
+        if self.skills.loose:
+            others += [self._sweep, self._sweep, self._grasp]
+        chosen = [others[i]() for i in self._rng.permutation(len(others))[: self._rng.integers(1, 3)]]
+        return [work, *chosen]
 
-    def _waypoint_move(self) -> NDArray[np.float64]:
-        away = self._waypoint - self._arm.set_point
-        distance = float(np.linalg.norm(away))
-        if distance < 0.03:
-            self._new_waypoint()
-            away = self._waypoint - self._arm.set_point
-            distance = float(np.linalg.norm(away))
-        return away / max(distance, 1e-6) * min(0.4 * distance, 0.03 * self._speed)
+    def _follow(self, expert: Any) -> Phase:
+        """Does what a scripted expert would do, at some speed, until the hand rests or the time is over."""
+        goal = self._rng.uniform(self.skills.goal_low, self.skills.goal_high)
+        speed = self._rng.uniform(0.25, 0.7)
+        trail: list[Array] = []
+        for _ in range(int(self._rng.integers(90, 160))):
+            action = _ask(expert, self._arm.observation(goal))
+            self._gripper = float(action[3] > 0)
+            yield self._ahead(np.clip(action[:3], -1, 1) * (STRIDE_M * CONTROL_STEPS * speed))
+            trail.append(self._arm.hand)
+            if len(trail) > 10 and np.ptp(trail[-REST_FRAMES:], axis=0).max() < REST_M:
+                return
 
-    def _new_waypoint(self) -> None:
-        random = self._random
-        thing = self._arm.observation[4:7]
-        free = random.uniform(self._low, self._high)
-        near = thing + random.normal(0, 0.08, 3)
-        height = random.choice([0.06, 0.1, 0.2, 0.3])
-        point = near if random.random() < 0.5 else free
-        reachable = np.maximum(self._low, [-0.35, 0.4, 0.0]), np.minimum(self._high, [0.35, 0.9, 0.4])
-        self._waypoint = np.clip([point[0], point[1], height + random.uniform(0, 0.04)], *reachable)
-        if random.random() < 0.25:
-            self._gripper = 1.0 - self._gripper
+    def _go(self) -> Phase:
+        """Goes to a place in free space; often opens or closes the gripper on the way."""
+        flips = self._rng.random() < 0.5
+        way = list(self._towards(self._rng.uniform(self.skills.low, self.skills.high), self._speed()))
+        flip = int(self._rng.integers(len(way))) if flips else -1
+        for i, place in enumerate(way):
+            if i == flip:
+                self._gripper = 1.0 - self._gripper
+            yield self._with_gripper(place)
+
+    def _wander(self) -> Phase:
+        """Wanders without a goal, turning smoothly."""
+        low, high = np.array(self.skills.low), np.array(self.skills.high)
+        speed = self._speed() / FPS
+        velocity = np.zeros(3)
+        for _ in range(int(self._rng.integers(24, 64))):
+            velocity = 0.85 * velocity + 0.5 * speed * self._rng.normal(size=3)
+            place = self._arm.target
+            velocity = np.where((place < low) & (velocity < 0) | (place > high) & (velocity > 0), -velocity, velocity)
+            yield self._ahead(velocity)
+
+    def _sweep(self) -> Phase:
+        """Sweeps the object: down beside it, through it, and up."""
+        angle = self._rng.uniform(0, 2 * np.pi)
+        beside = np.array([np.cos(angle), np.sin(angle), 0.0]) * self._rng.uniform(0.08, 0.12)
+        height = self._rng.uniform(0.06, 0.08)
+        self._gripper = float(self._rng.random() < 0.6)
+        place = self._reachable(self._arm.object)
+        speed = self._speed()
+        for point in (place + beside + (0, 0, 0.12), place + beside, place - beside * self._rng.uniform(0.3, 1.2)):
+            yield from self._straight([point[0], point[1], max(point[2], height)], speed)
+        yield from self._straight(self._arm.target + (0, 0, self._rng.uniform(0.05, 0.2)), speed)
+
+    def _grasp(self) -> Phase:
+        """Grasps the object, carries it somewhere, and lets go."""
+        place = self._reachable(self._arm.object)
+        speed = self._speed()
+        self._gripper = 0.0
+        yield from self._straight(place + (0, 0, 0.15), speed)
+        place = self._reachable(self._arm.object)
+        yield from self._straight([place[0], place[1], 0.055], speed)
+        self._gripper = 1.0
+        for _ in range(5):
+            yield self._with_gripper(self._arm.target)
+        lift = self._rng.uniform((-0.15, 0.5, 0.07), (0.15, 0.85, 0.3))
+        yield from self._straight(self._arm.target + (0, 0, 0.05), speed)
+        yield from self._straight(lift, speed)
+        self._gripper = 0.0
+        for _ in range(3):
+            yield self._with_gripper(self._arm.target)
+
+    def _straight(self, place: Any, speed: float) -> Phase:
+        for point in self._towards(np.asarray(place, dtype=np.float64), speed):
+            yield self._with_gripper(point)
+
+    def _towards(self, place: Array, speed: float) -> Array:
+        """float64 [n, 3], a straight way from the last command to a place, gently started and ended."""
+        start = self._arm.target
+        steps = max(2, int(np.ceil(1.5 * np.linalg.norm(place - start) / speed * FPS)))
+        share = np.arange(1, steps + 1) / steps
+        share = share * share * (3 - 2 * share)
+        return np.asarray(start + (place - start) * share[:, None])
+
+    def _ahead(self, way: Array) -> Array:
+        return self._with_gripper(self._arm.target + way)
+
+    def _with_gripper(self, place: Array) -> Array:
+        return np.append(place, self._gripper)
+
+    def _reachable(self, place: Array) -> Array:
+        return np.clip(place, (-0.3, 0.45, 0.02), (0.3, 0.9, 0.3))
+
+    def _speed(self) -> float:
+        """Metres per second: from slow to as fast as the arm follows."""
+        return float(np.exp(self._rng.uniform(np.log(0.1), np.log(0.5))))
+
+
+def _expert(name: str) -> Any:
+    import metaworld.policies
+
+    return getattr(metaworld.policies, name)()
+
+
+def _ask(expert: Any, observation: Array) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each answer beyond the limits warns; they are clipped here
+        return np.asarray(expert.get_action(observation), dtype=np.float64)
