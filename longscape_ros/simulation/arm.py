@@ -264,10 +264,11 @@ def _prepare_graphics(needed: bool) -> None:
 
 def _environment(task: str, seed: int) -> Any:
     try:
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE as environments
+        from metaworld import env_dict
     except ImportError as error:
         raise HostError(f"Got no simulator ({error}), expected Meta-World; install it with: pip install 'longscape_ros[sim]'") from error
     name = f"{task}-v3-goal-observable"
+    environments: dict[str, Any] = dict(env_dict.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE)
     if name not in environments:
         known = ", ".join(sorted(n.removesuffix("-v3-goal-observable") for n in environments))
         raise InputError(f"Got task {task!r}, expected one of {known}.")

@@ -177,23 +177,23 @@ class Operator:
         self._gripper = float(self._rng.random() < 0.6)
         place = self._reachable(self._arm.object)
         speed = self._speed()
-        for point in (place + beside + (0, 0, 0.12), place + beside, place - beside * self._rng.uniform(0.3, 1.2)):
+        for point in (place + beside + _up(0.12), place + beside, place - beside * self._rng.uniform(0.3, 1.2)):
             yield from self._straight([point[0], point[1], max(point[2], height)], speed)
-        yield from self._straight(self._arm.target + (0, 0, self._rng.uniform(0.05, 0.2)), speed)
+        yield from self._straight(self._arm.target + _up(self._rng.uniform(0.05, 0.2)), speed)
 
     def _grasp(self) -> Phase:
         """Grasps the object, carries it somewhere, and lets go."""
         place = self._reachable(self._arm.object)
         speed = self._speed()
         self._gripper = 0.0
-        yield from self._straight(place + (0, 0, 0.15), speed)
+        yield from self._straight(place + _up(0.15), speed)
         place = self._reachable(self._arm.object)
         yield from self._straight([place[0], place[1], 0.055], speed)
         self._gripper = 1.0
         for _ in range(5):
             yield self._with_gripper(self._arm.target)
         lift = self._rng.uniform((-0.15, 0.5, 0.07), (0.15, 0.85, 0.3))
-        yield from self._straight(self._arm.target + (0, 0, 0.05), speed)
+        yield from self._straight(self._arm.target + _up(0.05), speed)
         yield from self._straight(lift, speed)
         self._gripper = 0.0
         for _ in range(3):
@@ -223,6 +223,10 @@ class Operator:
     def _speed(self) -> float:
         """Metres per second: from slow to as fast as the arm follows."""
         return float(np.exp(self._rng.uniform(np.log(0.1), np.log(0.5))))
+
+
+def _up(height: float) -> Array:
+    return np.array([0.0, 0.0, height])
 
 
 def _expert(name: str) -> Any:

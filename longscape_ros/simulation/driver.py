@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated robot's driver, a node with a camera and an arm as a real robot's: ``python -m longscape_ros.simulation.driver``.
+
+It publishes ``/camera/image_raw``, ``/camera/camera_info`` and ``/joint_states`` at 20 Hz and executes what comes in on
+``/arm_controller/joint_trajectory``. Tick k happens at the nominal time t_k = t_0 + k / 20 s: the commands up to t_k are executed,
+then the image with the stamp t_k is taken. A node that is late executes every tick it missed and leaves images out, counted; stamps
+and physics never drift. Until the first trajectory begins the simulation stands still, so that the same trajectories always give
+the same run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from longscape_ros.contract import NANOSECONDS
+from longscape_ros.errors import InputError
+from longscape_ros.messages import image_message, plan_from_message
+from longscape_ros.simulation import topics
+from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm
+from longscape_ros.simulation.execution import TrajectoryExecution
+from longscape_ros.simulation.shell import THROTTLE_S, declare, declare_episode, message_class, run
+
+
+class Driver:
+    """Drives a :class:`SimulatedArm` as the node ``simulated_arm``.
+
+    Args:
+        node: An rclpy node; its parameters ``task``, ``seed`` and ``image_size`` are declared here.
+
+    Raises:
+        InputError: A parameter does not fit.
+        HostError: Meta-World or a graphics library is missing.
+    """
+
+    def __init__(self, node: Any) -> None:
+        from rclpy.qos import QoSProfile, qos_profile_sensor_data
+
+        episode = declare_episode(node)
+        size = int(declare(node, "image_size", 128, "Height and width of the images in pixels."))
+        self._node = node
+        self._arm = SimulatedArm(episode.task, episode.seed, size)
+        self._execution = TrajectoryExecution(np.append(self._arm.target, 0.0))
+        self._build = topics.RobotMessages(message_class, list)
+        self._source = topics.mapping(recorded=False).action_sources[0]
+        self._image = node.create_publisher(message_class(topics.IMAGE), topics.IMAGE_TOPIC, qos_profile_sensor_data)
+        self._info = node.create_publisher(message_class(topics.CAMERA_INFO), topics.CAMERA_INFO_TOPIC, qos_profile_sensor_data)
+        self._joints = node.create_publisher(message_class(topics.JOINT_STATE), topics.JOINT_STATES_TOPIC, QoSProfile(depth=10))
+        node.create_subscription(message_class(topics.TRAJECTORY), topics.TRAJECTORY_TOPIC, self._receive, QoSProfile(depth=10))
+        self.counters = {"images": 0, "images_left_out": 0, "trajectories": 0, "trajectories_refused": 0}
+        self._next_ns = self._now_ns() + topics.PERIOD_NS
+        self._timer = node.create_timer(topics.PERIOD_NS / NANOSECONDS, self._tick)
+
+    def close(self) -> None:
+        """Says what happened, and frees the camera."""
+        self._node.get_logger().info("Played: " + ", ".join(f"{count} {name}" for name, count in self.counters.items()) + ".")
+        self._arm.close()
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def _tick(self) -> None:
+        """Executes every tick that is due, by the clock and not by how often this is called; publishes the newest."""
+        due = round((self._now_ns() - self._next_ns) / topics.PERIOD_NS) + 1
+        if due < 1:
+            return
+        for _ in range(due):
+            command = self._execution.command(self._next_ns)
+            if self._execution.started:
+                self._arm.step(command)
+            self._next_ns += topics.PERIOD_NS
+        self.counters["images_left_out"] += due - 1
+        if due > 1:
+            self._warn(f"Too slow for 20 Hz: {self.counters['images_left_out']} images were left out so far.")
+        self._publish(self._next_ns - topics.PERIOD_NS)
+
+    def _publish(self, stamp_ns: int) -> None:
+        image = self._arm.render()
+        self._image.publish(image_message(image, stamp_ns, CAMERA_FRAME, message_class))
+        self._info.publish(self._build.camera_info(stamp_ns, self._arm.intrinsics(), len(image)))
+        self._joints.publish(self._build.joint_state(stamp_ns, self._arm.measured))
+        self.counters["images"] += 1
+
+    def _receive(self, message: Any) -> None:
+        try:
+            self._execution.accept(plan_from_message(message, self._source, self._now_ns()))
+        except InputError as error:
+            self.counters["trajectories_refused"] += 1
+            self._warn(f"{error} ({self.counters['trajectories_refused']} trajectories refused so far.)")
+        else:
+            self.counters["trajectories"] += 1
+
+    def _warn(self, text: str) -> None:
+        self._node.get_logger().warning(text, throttle_duration_sec=THROTTLE_S)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node; the exit status."""
+    return run("simulated_arm", Driver, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
