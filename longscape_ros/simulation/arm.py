@@ -153,7 +153,8 @@ class SimulatedArm:
         import mujoco
 
         mujoco.mj_setState(self._model, self._data, state, _STATE)
-        mujoco.mj_forward(self._model, self._data)
+        mujoco.mj_forward(self._model, self._data)  # what follows from the state, but it also moves the solver's starting point
+        mujoco.mj_setState(self._model, self._data, state, _STATE)
 
     def close(self) -> None:
         """Frees the camera's graphics memory."""

@@ -57,7 +57,7 @@ class TrajectoryExecution:
         if self._pieces and self._pieces[0].begin_ns < time_ns:
             self.started = True
             self._rest = self._pieces[0].at(time_ns)
-        return self._rest.copy()
+        return np.array(self._rest)
 
 
 @dataclass(frozen=True, slots=True)

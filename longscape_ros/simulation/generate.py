@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,11 +15,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from longscape_ros.contract import NANOSECONDS, TopicMapping
+from longscape_ros.bags.mapping import save_mapping
+from longscape_ros.bags.writer import BagWriter, bag_types
+from longscape_ros.contract import NANOSECONDS
 from longscape_ros.errors import InputError
+from longscape_ros.messages import compressed_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm, choose_graphics
 from longscape_ros.simulation.operator import SKILLS, Operator
@@ -121,7 +122,7 @@ def generate(
         raise InputError(f"Got {len(tasks)} tasks and {episodes} episodes, expected at least one of each.")
     choose_graphics()
     output.mkdir(parents=True, exist_ok=True)
-    write_mapping(output / "mapping.yaml", topics.mapping(recorded=True))
+    save_mapping(output / "mapping.yaml", topics.mapping(recorded=True))
     missing = [config for config in configs if not (output / config.name).is_dir()]
     kept = len(configs) - len(missing)
     began = time.monotonic()
@@ -155,11 +156,7 @@ def _render_on_one_core() -> None:
 def record_bag(config: EpisodeConfig, output: Path) -> dict[str, float]:
     """Records one episode into ``output / config.name``, which appears only when it is complete; its :func:`statistics`."""
     recording = record(config)
-    unfinished = output / f".{config.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write_bag(unfinished / config.name, recording, SKILLS[config.task].instruction)
-    (unfinished / config.name).rename(output / config.name)
-    unfinished.rmdir()
+    write_bag(output / config.name, recording, SKILLS[config.task].instruction)
     return statistics(recording)
 
 
@@ -213,53 +210,24 @@ def statistics(recording: Recording) -> dict[str, float]:
 
 def write_bag(path: Path, recording: Recording, instruction: str) -> None:
     """Writes a recording as a rosbag2 MCAP bag, messages in the order they are received."""
-    from rosbags.rosbag2 import StoragePlugin, Writer
-    from rosbags.typesys import Stores, get_typestore
-
-    store = get_typestore(Stores.ROS2_JAZZY)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections: dict[str, Any] = {}
-        for received_ns, topic, kind, message in sorted(_messages(recording, instruction, store.types), key=lambda m: m[0]):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            writer.write(connections[topic], received_ns, store.serialize_cdr(message, kind))
+    with BagWriter(path) as bag:
+        for received_ns, topic, kind, message in sorted(_messages(recording, instruction), key=lambda m: m[0]):
+            bag.write(topic, kind, received_ns, message)
 
 
-def _messages(recording: Recording, instruction: str, types: Any) -> Iterator[tuple[int, str, str, Any]]:
+def _messages(recording: Recording, instruction: str) -> Iterator[tuple[int, str, str, Any]]:
     """Receive time, topic, type and message."""
-    build = topics.RobotMessages(types.__getitem__, np.array)
-    yield EPOCH_NS - PLAN_LEAD_NS, topics.INSTRUCTION_TOPIC, topics.STRING, types[topics.STRING](data=instruction)
+    classes = bag_types()
+    build = topics.RobotMessages(classes, np.array)
+    yield EPOCH_NS - PLAN_LEAD_NS, topics.INSTRUCTION_TOPIC, topics.STRING, classes(topics.STRING)(data=instruction)
     for k, image in enumerate(recording.images):
         stamp_ns = EPOCH_NS + k * topics.PERIOD_NS
         received_ns = stamp_ns + IMAGE_DELAY_NS
         if k % topics.PLAN_EVERY == 0:
             plan = build.trajectory(stamp_ns, recording.commands[k : k + topics.PLAN_STEPS])
             yield stamp_ns - PLAN_LEAD_NS, topics.TRAJECTORY_TOPIC, topics.TRAJECTORY, plan
-        compressed = types[topics.COMPRESSED_IMAGE](header=build.header(stamp_ns, CAMERA_FRAME), format="png", data=_png(image))
+        compressed = compressed_message(image, stamp_ns, CAMERA_FRAME, classes)
         yield received_ns, topics.COMPRESSED_TOPIC, topics.COMPRESSED_IMAGE, compressed
         info = build.camera_info(stamp_ns, recording.intrinsics, len(image))
         yield received_ns, topics.CAMERA_INFO_TOPIC, topics.CAMERA_INFO, info
         yield received_ns, topics.JOINT_STATES_TOPIC, topics.JOINT_STATE, build.joint_state(stamp_ns, recording.measured[k])
-
-
-def _png(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    done, data = cv2.imencode(".png", image[..., ::-1])
-    assert done, "PNG takes every uint8 RGB image"
-    return np.asarray(data, dtype=np.uint8)
-
-
-def write_mapping(path: Path, mapping: TopicMapping) -> None:
-    """Writes a topic mapping as YAML."""
-    content = {
-        "image_topic": mapping.image_topic,
-        "image_type": mapping.image_type,
-        "image_latency_ns": mapping.image_latency_ns,
-        "fps": mapping.fps,
-        "action_sources": [
-            {"topic": source.topic, "type": source.type, "fields": dict(source.fields), "stamp": source.stamp}
-            for source in mapping.action_sources
-        ],
-        "dimensions": [{"name": d.name, "unit": d.unit, "kind": d.kind, "is_gripper": d.is_gripper} for d in mapping.dimensions],
-    }
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
