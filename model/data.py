@@ -66,7 +66,7 @@ class ChunkSampler:
         rule: The calibrated chunk rule.
         context: K.
         frames_per_batch: B * T of a batch.
-        cropped: Share of batches whose chunks are cut short, as the end of a plan or of the horizon does.
+        cropped: Share of batches whose chunks are cut short, padded and masked, as at the end of a plan or of the horizon.
 
     Raises:
         InputError: no chunk fits into the episodes.
@@ -104,19 +104,22 @@ class ChunkSampler:
         """A batch of one length; ``routed``: through the length's expert, otherwise through the first."""
         length = int(random.choice(list(self._starts)))
         starts = self._starts[length]
-        shorter = [candidate for candidate in self._rule.lengths if candidate < length]
-        if shorter and random.random() < self._cropped:
-            length = int(random.choice(shorter))
+        planned = length
+        if random.random() < self._cropped:
+            planned = int(random.integers(1, length + 1))
+            length = min(candidate for candidate in self._rule.lengths if candidate >= planned)
         count = max(1, self._frames_per_batch // length)
         anchors = random.choice(starts, count)
         rows = anchors[:, None] + np.arange(1 - self._context, length + 1)  # [B, K + T]
         rows = np.maximum(rows, self._first[anchors][:, None])  # before an episode's first frame: that frame, as the timeline does
         latents = self._latents[torch.from_numpy(rows)].float()
-        actions = np.stack([encode_actions(self._recordings.motion[r], self._context - 1, self._space) for r in rows])
+        held = rows[:, np.minimum(np.arange(rows.shape[1]), self._context - 1 + planned)]  # past the plan's end: its last command
+        actions = np.stack([encode_actions(self._recordings.motion[r], self._context - 1, self._space) for r in held])
+        mask = (torch.arange(length) < planned).float().expand(count, length)
         return ChunkBatch(
             context=latents[:, : self._context],
             target=latents[:, self._context :],
             actions=torch.from_numpy(actions),
-            mask=torch.ones(count, length),
+            mask=mask,
             expert=expert_for(length, self._rule) if routed else 0,
         )

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from longscape_ros.bags.mapping import mapping_from_dict, mapping_to_dict
 
+from longscape_ros.bags.mapping import mapping_from_dict, mapping_to_dict
 from longscape_ros.contract import ActionDimension, ActionSpace, ChunkRule, TopicMapping
 from longscape_ros.errors import InputError
 from longscape_ros.model.autoencoder import AutoencoderConfig
@@ -97,7 +97,7 @@ def load_model(folder: Path) -> WorldModel:
     for part, name in ((model.autoencoder, AUTOENCODER), (model.transformer, DENOISER)):
         checkpoint = load_checkpoint(folder / name)
         if checkpoint is None or not checkpoint["finished"]:
-            raise InputError(f"Got the run {folder} without a finished {name}; run the same longscape train command again to go on with it.")
+            raise InputError(f"Got the run {folder} without a finished {name}; run the same longscape train command again.")
         part.load_state_dict(checkpoint["averaged"])
     return model.eval()
 

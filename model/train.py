@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from longscape_ros.bags.mapping import load_mapping
-from longscape_ros.bags.reader import find_bags, read_episode
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from longscape_ros.actions import calibrate_space, feature_count
+from longscape_ros.bags.mapping import load_mapping
+from longscape_ros.bags.reader import find_bags, read_episode
 from longscape_ros.contract import ActionSpace, ChunkRule, TopicMapping
 from longscape_ros.errors import InputError, LongscapeError
 from longscape_ros.model.autoencoder import Autoencoder

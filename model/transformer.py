@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunk transformer: denoises all latent frames of a chunk at once, given the frames before it and the actions.
 
-Tokens are tubelets (ViViT, arXiv 2103.15691): small patches of a few consecutive latent frames. A chunk's tokens attend to each other and to the context's; the context attends to itself
-only, so its keys and values are computed once per chunk and serve every sampling step. Every frame's action and the diffusion
-time go in through adaptive layer norm (DiT, arXiv 2212.09748; Cosmos-Predict2.5 measured this place best for frame-level actions).
+Tokens are tubelets (ViViT, arXiv 2103.15691): small patches of a few consecutive latent frames. A chunk's tokens attend to each
+other and to the context's; the context attends to itself only, so its keys and values are computed once per chunk and serve every
+sampling step. Every frame's action and the diffusion time go in through adaptive layer norm (DiT, arXiv 2212.09748;
+Cosmos-Predict2.5 measured this place best for frame-level actions).
 
 Letters: B batch, K context frames, T chunk frames, C h w latent, G groups of ``tubelet`` frames, P patches per group, D width,
 N heads, F action features.
@@ -59,7 +60,10 @@ class TransformerConfig:
         if any(side % self.patch for side in self.latent_shape[1:]):
             raise ValueError(f"Got a latent of {self.latent_shape} and patch {self.patch}, expected a patch that divides height and width.")
         if self.context % self.tubelet or self.max_length % self.tubelet:
-            raise ValueError(f"Got {self.context} context frames, chunks up to {self.max_length} and tubelet {self.tubelet}, expected a tubelet that divides both.")
+            raise ValueError(
+                f"Got {self.context} context frames, chunks up to {self.max_length} and tubelet {self.tubelet}, "
+                "expected a tubelet that divides both."
+            )
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"Got width {self.width} and {self.heads} heads, expected an even width that the heads divide.")
 
@@ -88,7 +92,9 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, expert: int, cached: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, condition: Tensor, expert: int, cached: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """[B, G, P, D], condition [B, G, D] -> [B, G, P, D], and the keys and values of these tokens."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition).unsqueeze(2).chunk(6, dim=-1)  # [B, G, 1, D]
         groups = x.shape[1]

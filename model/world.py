@@ -37,7 +37,9 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         if self.autoencoder.latent_shape != self.transformer.latent_shape:
-            raise ValueError(f"Got latents of {self.autoencoder.latent_shape} and a transformer for {self.transformer.latent_shape}, expected the same.")
+            raise ValueError(
+                f"Got latents of {self.autoencoder.latent_shape} and a transformer for {self.transformer.latent_shape}, expected the same."
+            )
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class WorldModel(nn.Module):
 
     def forward(self, batch: ChunkBatch) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss of a batch of chunks: mean square error of the clean estimate over the frames that exist."""
-        count, frames = batch.target.shape[:2]
+        count = len(batch.target)
         device = batch.target.device
         time = flow.sample_times(count, self.config.noise_share, device)
         noisy = flow.interpolate(batch.target, torch.randn_like(batch.target), time)
@@ -82,8 +84,8 @@ class WorldModel(nn.Module):
         loss = (error * weight).sum()
         with torch.no_grad():
             copy = (batch.context[:, -1:] - batch.target).square().mean(dim=(2, 3, 4))
-            share = float(loss / (copy * weight).sum().clamp_min(1e-6))
-        return loss, {"loss": float(loss), "loss_over_copy_last": share}
+            share = float(loss.detach() / (copy * weight).sum().clamp_min(1e-6))
+        return loss, {"loss": float(loss.detach()), "loss_over_copy_last": share}
 
     def estimate(self, context: Tensor, actions: Tensor, expert: int, noisy: Tensor, time: Tensor) -> Tensor:
         """Clean latents [B, T, C, h, w] from noisy ones at times [B]."""

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from longscape_ros.model.recipes import RECIPES, Stage
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_a_model_with_an_expert_per_chunk_length(name: str) -> None:
+    recipe = RECIPES[name]()
+    world = recipe.world(action_features=7)
+    assert world.autoencoder.image_size == recipe.image_size
+    assert world.transformer.experts == len(recipe.lengths)
+    assert world.transformer.max_length == max(recipe.lengths)
+    assert world.transformer.action_features == 7
+    assert all(length % recipe.base == 0 and length % world.transformer.tubelet == 0 for length in recipe.lengths)
+    assert 0 < recipe.dense < 1
+
+
+def test_a_recipe_is_made_anew_and_cannot_be_changed() -> None:
+    assert RECIPES["cpu"]() == RECIPES["cpu"]()
+    with pytest.raises(AttributeError):
+        RECIPES["cpu"]().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("changes", [{"minutes": 0.0}, {"steps": 0}, {"frames": -1}, {"rate": 0.0}, {"decay": 1.5}])
+def test_a_stage_that_cannot_be_trained_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected positive limits"):
+        replace(Stage(minutes=1, steps=10, frames=8, rate=1e-3), **changes)

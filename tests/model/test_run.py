@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from support.toy_runs import MAPPING, RULE, SPACE, toy_config, toy_model, write_toy_run
+
+from longscape_ros.errors import InputError
+from longscape_ros.model.run import AUTOENCODER, DENOISER, Run, load_checkpoint, load_model, load_run, save_checkpoint, save_run
+
+
+def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = Run("toy", toy_config(), SPACE, RULE, MAPPING, {"frames": 240.0})
+    save_run(tmp_path / "run", run)
+    assert load_run(tmp_path / "run") == run
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"] == "toy"
+
+
+def test_a_folder_without_a_description_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no run\.json; expected the folder that longscape train wrote to"):
+        load_run(tmp_path)
+
+
+def test_the_model_is_the_averaged_one_ready_to_predict(tmp_path: Path) -> None:
+    model = toy_model()
+    found = load_model(write_toy_run(tmp_path, model))
+    assert not found.training
+    assert found.config == model.config
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("missing", [AUTOENCODER, DENOISER])
+def test_a_training_that_has_not_reached_its_end_is_refused(tmp_path: Path, missing: str) -> None:
+    run = write_toy_run(tmp_path, toy_model())
+    (run / missing).unlink()
+    with pytest.raises(InputError, match=rf"without a finished {missing}; run the same longscape train command again"):
+        load_model(run)
+
+
+def test_an_unfinished_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"without a finished denoiser\.pt"):
+        load_model(write_toy_run(tmp_path, toy_model(), finished=False))
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "stage.pt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, {"step": 1, "weights": torch.ones(3)})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(path, {"step": 2, "weights": lambda: None})
+    found = load_checkpoint(path)
+    assert found is not None
+    assert found["step"] == 1
+    save_checkpoint(path, {"step": 3})
+    assert load_checkpoint(path) == {"step": 3}
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_reading_a_checkpoint_runs_no_code_from_it(tmp_path: Path) -> None:
+    torch.save({"step": Malicious(tmp_path / "trace")}, tmp_path / "stage.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(tmp_path / "stage.pt")
+    assert not (tmp_path / "trace").exists()
