@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a bundle of a training run. It is finished only when every graph has been verified."""
+"""Makes a bundle of a training run. It appears only when every graph has been verified."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from longscape_ros.bundle import Experts, Manifest, load_bundle, update_reports, write_bundle
-from longscape_ros.export.graphs import SMALLEST_STORED, export_graph, graphs_of, store_weights
+from longscape_ros.bundle import Bundle, Experts, Manifest, write_bundle
+from longscape_ros.export.graphs import SMALLEST_STORED, export_graphs, store_weights
 from longscape_ros.export.verify import verify_graphs, verify_rollout
 from longscape_ros.model.run import Run, load_model, load_run
 from longscape_ros.model.world import WorldModel
@@ -40,27 +41,36 @@ def export_run(run: Path, output: Path, name: str | None = None, progress: Progr
     description = load_run(run)
     model = load_model(run)
     round_weights(model)
-    graphs = graphs_of(model)
-    steps = len(graphs) + 1
+    manifest = manifest_of(description, name or output.resolve().name)
+    steps = len(manifest.graphs()) + 1
+
+    def tell(done: int, what: str) -> None:
+        if progress:
+            progress(done, steps, what)
+
     with tempfile.TemporaryDirectory() as temporary:
-        protos = {}
-        for index, (file, module) in enumerate(graphs.items()):
-            if progress:
-                progress(index, steps, file)
-            protos[file] = export_graph(file, module, model)
-        files = store_weights(protos, Path(temporary))
-        bundle = write_bundle(output, manifest_of(description, name or output.name), {path.name: path for path in files})
-    if progress:
-        progress(len(graphs), steps, "verify")
-    differences = verify_graphs(bundle, model)
-    backend = create_backend(bundle, "ort_cpu")
-    differences["rollout"] = verify_rollout(bundle, model, backend)
-    backend.close()
-    update_reports(output, verification=differences)
-    if progress:
-        progress(steps, steps, "verified")
-    size = sum(record.bytes for record in load_bundle(output).manifest.files.values())
-    return {**{f"parity.{key}": value for key, value in differences.items()}, "bytes": float(size)}
+        files = store_weights(export_graphs(model, tell), Path(temporary))
+        tell(steps - 1, "verify")
+        bundle = write_verified(output, manifest, files, model)
+    tell(steps, "verified")
+    parity = {f"parity.{name}": value for name, value in bundle.manifest.verification.items()}
+    return {**parity, "bytes": float(sum(record.bytes for record in bundle.manifest.files.values()))}
+
+
+def write_verified(output: Path, manifest: Manifest, files: Sequence[Path], model: WorldModel) -> Bundle:
+    """Write a bundle if it computes what ``model`` does, and say so in its manifest.
+
+    Raises:
+        BundleError: a graph differs, or ``output`` holds something else; what was there stays.
+    """
+    sources = {path.name: path for path in files}
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = write_bundle(Path(temporary) / "bundle", manifest, sources)
+        differences = verify_graphs(staged, model)
+        backend = create_backend(staged, "ort_cpu")
+        differences["rollout"] = verify_rollout(staged, model, backend)
+        backend.close()
+    return write_bundle(output, replace(manifest, verification=differences), sources)
 
 
 def manifest_of(run: Run, name: str) -> Manifest:
@@ -83,7 +93,7 @@ def manifest_of(run: Run, name: str) -> Manifest:
 
 @torch.no_grad()
 def round_weights(model: WorldModel) -> None:
-    """Round the weights to half precision, as they are stored."""
-    for parameter in [*model.parameters(), *model.buffers()]:
-        if parameter.is_floating_point() and parameter.numel() >= SMALLEST_STORED:
+    """Round the weights to half precision, as they are stored; what is not trained stays exact."""
+    for parameter in model.parameters():
+        if parameter.numel() >= SMALLEST_STORED:
             parameter.copy_(parameter.half().float())

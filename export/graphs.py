@@ -2,27 +2,43 @@
 """PyTorch modules with the signatures of a bundle's graphs, and their way into ONNX.
 
 The sampler is unrolled inside the denoiser: one call gives a chunk, with the context's keys and values computed once. Each expert
-is a graph of its own; all graphs share one file of half-precision weights, which are cast back when a graph is loaded.
+is a graph of its own, traced once for all of them. All graphs share one file of weights, in half precision where that loses
+nothing; these are cast back when a graph is loaded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from longscape_ros.bundle import DECODER, ENCODER, denoiser
+from longscape_ros.errors import BundleError
 from longscape_ros.model.world import WorldModel
 
 WEIGHTS = "weights.bin"
 OPSET = 18
 SMALLEST_STORED = 64
-"""Weights of fewer numbers stay inside the graph, in single precision."""
+"""Constants of fewer numbers stay inside the graph, as they are."""
+
+_ALIGNMENT = 64
+_LARGEST_SHAPE = 8
+"""Numbers in the longest list of sizes or axes."""
+_NOTHING = np.empty(0)
 
 
 class EncoderGraph(nn.Module):
@@ -84,10 +100,33 @@ def example_inputs(name: str, model: WorldModel, batch: int, length: int, genera
     }
 
 
+def export_graphs(model: WorldModel, progress: Callable[[int, str], None] | None = None) -> dict[str, onnx.ModelProto]:
+    """File name -> graph with its weights inside, of all graphs of a bundle.
+
+    Args:
+        model: The model.
+        progress: Told (graphs done, the next one's file name).
+
+    Raises:
+        BundleError: the traced denoiser does not hold its expert's weights as they are in the model.
+    """
+    modules = graphs_of(model)
+    first = modules[denoiser(0)]
+    protos: dict[str, onnx.ModelProto] = {}
+    for index, (name, module) in enumerate(modules.items()):
+        if progress:
+            progress(index, name)
+        if isinstance(module, DenoiserGraph) and module is not first:
+            protos[name] = with_expert(protos[denoiser(0)], model, 0, module.expert)
+        else:
+            protos[name] = export_graph(name, module, model)
+    return protos
+
+
 def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelProto:
-    """Trace a graph with open sizes for B and T; its weights are inside."""
+    """Trace a graph with open sizes for B and T; its weights are inside, under their names in ``module``."""
     tubelet = model.config.transformer.tubelet
-    inputs = example_inputs(name, model, batch=2, length=model.config.transformer.max_length // 2, generator=torch.Generator().manual_seed(0))
+    inputs = example_inputs(name, model, 2, model.config.transformer.max_length // 2, torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1, max=1024)
     groups = torch.export.Dim("groups", min=1, max=model.config.transformer.max_length // tubelet)
     if name in (ENCODER, DECODER):
@@ -96,7 +135,7 @@ def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelP
         length = tubelet * groups
         sizes = {"context": {0: batch}, "actions": {0: batch, 1: length + model.config.transformer.context}, "noise": {0: batch, 1: length}}
     outputs = ["rgb", "rgb_float"] if name == DECODER else ["latents"]
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -105,47 +144,139 @@ def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelP
             dynamic_shapes=tuple(sizes.values()),
             opset_version=OPSET,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
     assert program is not None
+    _simplify(program.model)
     proto: onnx.ModelProto = program.model_proto
+    del proto.graph.value_info[:]
     return proto
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about its own code and about packages that are not needed here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _simplify(model: ir.Model) -> None:
+    """Compute what is constant, and keep once what is computed twice; weights stay as they are.
+
+    The exporter's own optimiser gives graphs of the same speed but takes longer than the trace, looking for patterns that are not
+    here; it also folds weights into unnamed constants, and leaves the source text of every operation in the graph.
+    """
+    weights = set(model.graph.initializers)
+
+    def is_foldable(node: ir.Node) -> bool | None:
+        return False if any(value is not None and value.name in weights for value in node.inputs) else None
+
+    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=is_foldable)
+    for step in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(size_limit=_LARGEST_SHAPE),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.ClearMetadataAndDocStringPass(),
+    ):
+        step(model)
+
+
+def with_expert(proto: onnx.ModelProto, model: WorldModel, source: int, expert: int) -> onnx.ModelProto:
+    """The denoiser of another expert: the same graph with that expert's weights.
+
+    Args:
+        proto: Denoiser of the expert ``source``.
+        model: Where ``proto`` comes from.
+        source: An expert.
+        expert: Another one.
+
+    Raises:
+        BundleError: ``proto`` does not hold the weights of ``source`` exactly as they are in ``model``.
+    """
+    parameters = {name: value.detach().numpy() for name, value in DenoiserGraph(model, source).named_parameters()}
+    own, other = f".experts.{source}.", f".experts.{expert}."
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer if ".experts." in tensor.name}
+    expected = {name: value for name, value in parameters.items() if own in name}
+    wrong = [name for name in sorted({*found, *expected}) if not np.array_equal(found.get(name, _NOTHING), expected.get(name, _NOTHING))]
+    if wrong or not expected:
+        raise BundleError(
+            f"Found a traced denoiser whose weights {', '.join(wrong)} differ from expert {source}'s, expected the model's parameters "
+            f"unchanged, each under its name; torch {torch.__version__} traces in another way, use a version that is known to work."
+        )
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    for tensor in result.graph.initializer:
+        if tensor.name in expected:
+            name = tensor.name.replace(own, other)
+            tensor.CopyFrom(numpy_helper.from_array(parameters[name], name))
+    for node in result.graph.node:
+        for index, name in enumerate(node.input):
+            if name in expected:
+                node.input[index] = name.replace(own, other)
+    return result
+
+
 def store_weights(protos: dict[str, onnx.ModelProto], folder: Path) -> list[Path]:
-    """Write graphs whose weights lie, each once and in half precision, in one shared file.
+    """Write graphs whose constants lie, each once, in one shared file: in half precision where that is exact.
 
     Returns:
         The files written.
     """
-    places: dict[str, tuple[int, int]] = {}  # content hash -> offset and size in the file
-    paths = []
-    with (folder / WEIGHTS).open("wb") as weights:
+    with (folder / WEIGHTS).open("wb") as file:
+        shared = _SharedFile(file)
         for name, proto in protos.items():
             kept, casts = [], []
             for tensor in proto.graph.initializer:
                 array = numpy_helper.to_array(tensor)
-                if array.dtype != np.float32 or array.size < SMALLEST_STORED:
+                if array.size < SMALLEST_STORED:
                     kept.append(tensor)
-                    continue
-                content = array.astype(np.float16).tobytes()
-                key = hashlib.sha256(content).hexdigest()
-                if key not in places:
-                    places[key] = (weights.tell(), len(content))
-                    weights.write(content)
-                kept.append(_external(f"{tensor.name}.half", array.shape, *places[key]))
-                casts.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
+                elif _fits_half(array):
+                    kept.append(shared.add(f"{tensor.name}.half", array.astype(np.float16)))
+                    casts.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT))
+                else:
+                    kept.append(shared.add(tensor.name, array))
             nodes = [*casts, *proto.graph.node]
-            del proto.graph.initializer[:], proto.graph.node[:], proto.graph.value_info[:]
+            del proto.graph.initializer[:], proto.graph.node[:]
             proto.graph.initializer.extend(kept)
             proto.graph.node.extend(nodes)
             onnx.save(proto, folder / name)
-            paths.append(folder / name)
-    return [*paths, folder / WEIGHTS]
+    return [*(folder / name for name in protos), folder / WEIGHTS]
 
 
-def _external(name: str, shape: tuple[int, ...], offset: int, length: int) -> TensorProto:
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=shape, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", WEIGHTS), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
+def _fits_half(array: NDArray[Any]) -> bool:
+    if array.dtype != np.float32:
+        return False
+    with np.errstate(over="ignore"):
+        return bool((array.astype(np.float16).astype(np.float32) == array).all())
+
+
+class _SharedFile:
+    """Arrays one after the other in a file, equal ones once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._offsets: dict[str, int] = {}  # content hash -> place in the file
+
+    def add(self, name: str, array: NDArray[Any]) -> TensorProto:
+        """Store ``array``; gives what stands for it in a graph."""
+        content = array.tobytes()
+        key = hashlib.sha256(content).hexdigest()
+        if key not in self._offsets:
+            self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
+            self._offsets[key] = self._file.tell()
+            self._file.write(content)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
+        for entry, value in (("location", WEIGHTS), ("offset", self._offsets[key]), ("length", len(content))):
+            tensor.external_data.add(key=entry, value=str(value))
+        return tensor

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a finished run to a bundle: what is in it, whether it computes the same, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from support.toy_runs import MAPPING, RULE, SPACE, toy_model, write_toy_run
+
+from longscape_ros.bundle import DECODER, ENCODER, Bundle, denoiser, load_bundle, write_bundle
+from longscape_ros.errors import BundleError, InputError
+from longscape_ros.export import export_run
+from longscape_ros.export.export import round_weights, write_verified
+from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, example_inputs
+from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
+from longscape_ros.model.world import WorldModel
+from longscape_ros.runtime.backends import Backend, create_backend
+
+EXPERTS = 4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A toy run and its bundle.
+
+    Args:
+        model: The reference, with the weights as they are stored.
+        bundle: The bundle.
+        figures: What the export reported.
+        told: Its progress.
+    """
+
+    model: WorldModel
+    bundle: Bundle
+    figures: dict[str, float]
+    told: list[tuple[float, float, str]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("export")
+    model = toy_model()
+    told: list[tuple[float, float, str]] = []
+    run = write_toy_run(folder / "run", model)
+    figures = export_run(run, folder / "toy", progress=lambda *report: told.append(report))
+    round_weights(model)
+    return Exported(model, load_bundle(folder / "toy"), figures, told)
+
+
+@pytest.fixture(scope="module")
+def backend(exported: Exported) -> Backend:
+    return create_backend(exported.bundle, "ort_cpu", threads=1)
+
+
+def changed(model: WorldModel, parameter: str, by: float = 0.1) -> WorldModel:
+    """A copy of a model of which one parameter differs."""
+    copy = WorldModel(model.config)
+    copy.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        copy.get_parameter(parameter).add_(by)
+    return copy.eval()
+
+
+def test_the_bundle_says_what_the_run_says(exported: Exported) -> None:
+    manifest = exported.bundle.manifest
+    assert manifest.name == "toy"
+    assert manifest.graphs() == (ENCODER, *(denoiser(e) for e in range(EXPERTS)), DECODER)
+    assert (manifest.action_space, manifest.segmentation, manifest.mapping) == (SPACE, RULE, MAPPING)
+    assert (manifest.image_size, manifest.latent_shape) == ((32, 32), (4, 4, 4))
+    assert (manifest.fps, manifest.context, manifest.sampler_steps) == (MAPPING.fps, 4, 2)
+    assert manifest.training == {"recipe": "toy", "episodes": 3.0}
+
+
+def test_every_graph_and_a_rollout_are_compared_with_torch_and_reported(exported: Exported) -> None:
+    checked = [*exported.bundle.manifest.graphs(), "rollout"]
+    differences = {name: exported.figures[f"parity.{name}"] for name in checked}
+    assert exported.bundle.manifest.verification == differences
+    assert all(0 < value <= TOLERANCE for value in differences.values()), differences
+    assert exported.figures["bytes"] == sum(record.bytes for record in exported.bundle.manifest.files.values())
+
+
+def test_progress_names_each_graph_and_comes_to_its_end(exported: Exported) -> None:
+    assert [what for _, _, what in exported.told] == [*exported.bundle.manifest.graphs(), "verify", "verified"]
+    assert [done for done, _, _ in exported.told] == list(range(len(exported.told)))
+    assert {total for _, total, _ in exported.told} == {exported.told[-1][0]}
+
+
+def test_each_denoiser_is_its_own_expert_for_every_chunk_length(exported: Exported, backend: Backend) -> None:
+    for length in RULE.lengths:
+        inputs = example_inputs(denoiser(0), exported.model, 2, length, torch.Generator().manual_seed(length))
+        found = [backend.denoise(e, *(tensor.numpy() for tensor in inputs.values())) for e in range(EXPERTS)]
+        with torch.no_grad():
+            expected = [exported.model.sample(*inputs.values(), e).numpy() for e in range(EXPERTS)]
+        for expert in range(EXPERTS):
+            np.testing.assert_allclose(found[expert], expected[expert], atol=TOLERANCE)
+            others = [np.abs(found[expert] - expected[other]).max() for other in range(EXPERTS) if other != expert]
+            assert min(others) > 100 * TOLERANCE
+
+
+def test_weights_are_stored_once_in_half_precision(exported: Exported) -> None:
+    stored = exported.bundle.file(WEIGHTS).stat().st_size
+    large = [parameter for parameter in exported.model.parameters() if parameter.numel() >= SMALLEST_STORED]
+    numbers = sum(parameter.numel() for parameter in large)
+    assert 2 * numbers <= stored <= 2 * numbers + 64 * (len(large) + 2)  # aligned, and little beside the parameters
+
+
+def test_graphs_hold_no_large_constants_and_say_nothing_of_the_machine_they_were_made_on(exported: Exported) -> None:
+    for name in exported.bundle.manifest.graphs():
+        graph = onnx.load(exported.bundle.file(name), load_external_data=False).graph
+        inside = [tensor for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL]
+        assert all(np.prod(tensor.dims) < SMALLEST_STORED for tensor in inside)
+        assert not any(node.op_type == "Constant" or node.metadata_props or node.doc_string for node in graph.node)
+        assert b".py" not in exported.bundle.file(name).read_bytes()
+
+
+@pytest.mark.parametrize("by", [0.1, math.nan])
+def test_a_model_of_other_weights_is_told_apart_graph_by_graph(exported: Exported, by: float) -> None:
+    other = changed(exported.model, "transformer.blocks.1.feed_forward.experts.2.up.weight", by)
+    with pytest.raises(BundleError, match=r"differences to PyTorch of \{'denoiser_2\.onnx': [^,]*\}, expected at most 0\.0001"):
+        verify_graphs(exported.bundle, other)
+
+
+def test_experts_that_changed_places_are_found(exported: Exported, tmp_path: Path) -> None:
+    sources = {name: exported.bundle.file(name) for name in exported.bundle.manifest.files}
+    mixed = sources | {denoiser(0): sources[denoiser(3)], denoiser(3): sources[denoiser(0)]}
+    bundle = write_bundle(tmp_path / "mixed", exported.bundle.manifest, mixed)
+    with pytest.raises(BundleError, match=r"denoiser_0\.onnx.*denoiser_3\.onnx"):
+        verify_graphs(bundle, exported.model)
+
+
+def test_a_rollout_with_other_weights_differs(exported: Exported, backend: Backend) -> None:
+    assert verify_rollout(exported.bundle, exported.model, backend) <= TOLERANCE
+    assert verify_rollout(exported.bundle, changed(exported.model, "transformer.project.bias"), backend) > 100 * TOLERANCE
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no run\.json; expected the folder that longscape train wrote to"):
+        export_run(tmp_path, tmp_path / "bundle")
+
+
+def test_a_training_that_is_not_finished_is_refused(tmp_path: Path) -> None:
+    run = write_toy_run(tmp_path / "run", toy_model(), finished=False)
+    with pytest.raises(InputError, match=r"without a finished denoiser\.pt; run the same longscape train command again"):
+        export_run(run, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_appears_only_if_it_computes_the_same(exported: Exported, tmp_path: Path) -> None:
+    files = [exported.bundle.file(name) for name in exported.bundle.manifest.files]
+    older = write_bundle(tmp_path / "bundle", exported.bundle.manifest, {path.name: path for path in files})
+    newer = replace(exported.bundle.manifest, name="newer")
+    with pytest.raises(BundleError, match=r"do not use this bundle"):
+        write_verified(older.path, newer, files, changed(exported.model, "autoencoder.coarse_bias"))
+    assert load_bundle(older.path) == older
+    assert list(tmp_path.iterdir()) == [older.path]
+
+
+def test_reports_are_numbers_that_json_can_hold(exported: Exported) -> None:
+    assert json.loads(json.dumps(exported.figures, allow_nan=False)) == exported.figures
