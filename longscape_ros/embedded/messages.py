@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Message classes that behave like rclpy's, generated from rosbags' typestore, and their CDR."""
+
+from __future__ import annotations
+
+import array
+import functools
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from xml.etree import ElementTree
+
+import numpy as np
+import yaml
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.base import TypesysError, normalize_fieldname
+
+from longscape_ros.errors import HostError
+
+_IDL_NAMES = {"bool": "boolean", "byte": "octet", "float32": "float", "float64": "double"}
+_TYPE_CODES = {
+    "int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
+    "int64": "q", "uint64": "Q", "float32": "f", "float64": "d",
+}  # fmt: skip
+_DTYPES = {"bool": np.bool_, "byte": np.uint8}
+_BASE, _NAME, _ARRAY, _SEQUENCE = 1, 2, 3, 4  # rosbags.interfaces.Nodetype
+_EMPTY_MEMBER = "structure_needs_at_least_one_member"
+_KNOWN_DEFAULTS = {"geometry_msgs/msg/Quaternion": {"w": 1.0}}  # the typestore keeps no defaults; this is the only one that is not zero
+_DEFAULT_LINE = re.compile(r"^\s*([\w/]+(?:<=\d+)?(?:\[[<=\d]*\])?)\s+([a-z]\w*)\s+([^#=\s][^#]*)")
+
+
+class Message:
+    """Base of every generated message class: rclpy's constructor, equality and printed form."""
+
+    __slots__ = ("_check_fields",)
+    _TYPE_NAME: ClassVar[str]
+    _LAYOUT: ClassVar[tuple[Field, ...]]
+    _LAYOUT_TEXT: ClassVar[str]
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._check_fields = kwargs.pop("check_fields", None)
+        if self._check_fields is None:
+            self._check_fields = os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1"
+        if self._check_fields:
+            unknown = sorted(kwargs.keys() - {field.name for field in self._LAYOUT})
+            if unknown:
+                raise AssertionError(f"Invalid arguments passed to constructor: {', '.join(unknown)}")
+        for field in self._LAYOUT:
+            if field.name in kwargs:
+                setattr(self, field.name, kwargs[field.name])
+            else:
+                setattr(self, field.slot, field.default())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, self.__class__):
+            return False
+        return all(_equal(getattr(self, field.slot), getattr(other, field.slot)) for field in self._LAYOUT)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{field.name}={_shown(getattr(self, field.slot))}" for field in self._LAYOUT)
+        return f"{self.__class__.__module__}.{self.__class__.__name__}({arguments})"
+
+    @classmethod
+    def get_fields_and_field_types(cls) -> dict[str, str]:
+        """The names of the fields and their IDL types, as `sequence<uint8>` or `builtin_interfaces/Time`."""
+        return {field.name: field.idl for field in cls._LAYOUT}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a message class: how its value starts, is stored, is checked, and crosses to rosbags and back."""
+
+    name: str
+    idl: str
+    default: Callable[[], Any]
+    convert: Callable[[Any], Any]
+    check: Callable[[Any], bool]
+    to_store: Callable[[Any], Any]
+    from_store: Callable[[Any], Any]
+
+    @property
+    def slot(self) -> str:
+        """The attribute that holds the value."""
+        return f"_{self.name}"
+
+
+class TypeLibrary:
+    """Every message type that is known: rosbags' Jazzy typestore and the .msg folders that were added."""
+
+    def __init__(self) -> None:
+        self.store = get_typestore(Stores.ROS2_JAZZY)
+        self.store.fielddefs = _without_char(self.store.fielddefs)
+        self._defaults: dict[str, dict[str, Any]] = dict(_KNOWN_DEFAULTS)
+        self._classes: dict[str, type[Message]] = {}
+
+    def add_folder(self, folder: Path) -> str:
+        """Adds the messages of a folder that holds package.xml and msg/*.msg; returns the package's name.
+
+        Raises:
+            HostError: no such folder, or a definition that differs from the one already known.
+        """
+        manifest = folder / "package.xml"
+        if not manifest.is_file():
+            raise HostError(f"Got the interface folder {folder} without package.xml; expected package.xml and msg/*.msg. Check the path.")
+        package = (ElementTree.parse(manifest).findtext("name") or folder.name).strip()
+        definitions = {}
+        for path in sorted((folder / "msg").glob("*.msg")):
+            name = f"{package}/msg/{path.stem}"
+            text = path.read_text(encoding="utf-8")
+            definitions.update(get_types_from_msg(text, name))
+            self._defaults[name] = _defaults_of(text)
+        try:
+            self.store.register(_without_char(definitions))
+        except TypesysError as fault:
+            raise HostError(f"Got {fault} from {folder}; expected the definition already loaded. Use one copy of {package}.") from fault
+        return package
+
+    def names(self) -> Iterator[str]:
+        """The types' names, as sensor_msgs/msg/Image."""
+        return iter(sorted(self.store.fielddefs))
+
+    def message_class(self, name: str) -> type[Message]:
+        """The class of sensor_msgs/msg/Image and the like, made when first asked for."""
+        if name not in self._classes:
+            self._classes[name] = self._make_class(name)
+        return self._classes[name]
+
+    def type_hash(self, name: str) -> str:
+        """The RIHS01 hash of a type."""
+        return self.store.hash_rihs01(name)
+
+    def fields_of(self, name: str) -> list[tuple[str, Any]]:
+        """Names and rosbags descriptions of a type's fields; an empty message has its placeholder member."""
+        return [(field, description) for field, description in self.store.fielddefs[name][1]] or [(_EMPTY_MEMBER, (_BASE, ("uint8", 0)))]
+
+    def serialize(self, message: Message) -> bytes:
+        """The CDR bytes of a message, with the encapsulation header.
+
+        Raises:
+            TypeError: a field holds a value that its type cannot carry.
+        """
+        try:
+            return bytes(self.store.serialize_cdr(self._to_store(message), message._TYPE_NAME))
+        except (struct.error, AttributeError, TypeError, ValueError, OverflowError) as fault:
+            raise TypeError(
+                f"Got a value that {message._TYPE_NAME} cannot carry: {fault}. Expected values of {message._LAYOUT_TEXT}."
+            ) from fault
+
+    def deserialize(self, data: bytes | memoryview, message_type: type[Message]) -> Message:
+        """The message of its CDR bytes."""
+        return self._from_store(message_type, self.store.deserialize_cdr(data, message_type._TYPE_NAME))
+
+    def _to_store(self, message: Message) -> Any:
+        values = [field.to_store(getattr(message, field.slot)) for field in message._LAYOUT]
+        return self.store.types[message._TYPE_NAME](*values)
+
+    def _from_store(self, message_type: type[Message], stored: Any) -> Message:
+        message = message_type.__new__(message_type)
+        message._check_fields = False
+        for field in message_type._LAYOUT:
+            setattr(message, field.slot, field.from_store(getattr(stored, normalize_fieldname(field.name))))
+        return message
+
+    def _make_class(self, name: str) -> type[Message]:
+        package, _, short = name.split("/")
+        constants, fields = self.store.fielddefs[name]
+        defaults = self._defaults.get(name, {})
+        layout = tuple(self._field(field, description, defaults.get(field)) for field, description in fields if field != _EMPTY_MEMBER)
+        namespace: dict[str, Any] = {
+            "__slots__": tuple(field.slot for field in layout),
+            "__module__": f"{package}.msg",
+            "__doc__": f"The message {name}.",
+            "_TYPE_NAME": name,
+            "_LAYOUT": layout,
+            "_LAYOUT_TEXT": ", ".join(f"{field.idl} {field.name}" for field in layout),
+        }
+        namespace.update({constant: value for constant, _, value in constants})
+        namespace.update({f"{field.upper()}__DEFAULT": value for field, value in defaults.items()})
+        namespace.update({field.name: _property(field) for field in layout})
+        return type(short, (Message,), namespace)
+
+    def _field(self, name: str, description: Any, default: Any) -> Field:
+        kind, detail = int(description[0]), description[1]
+        if kind == _BASE:
+            field = _scalar(name, *detail)
+        elif kind == _NAME:
+            field = self._nested(name, detail)
+        else:
+            (item_kind, item), size = detail
+            item_field = _scalar(name, *item) if int(item_kind) == _BASE else self._nested(name, item)
+            base = item[0] if int(item_kind) == _BASE else ""
+            make = _fixed_array if kind == _ARRAY else _sequence
+            field = make(item_field, base, size)
+        if default is None:
+            return field
+        convert = field.convert
+        return Field(name, field.idl, lambda: convert(default), convert, field.check, field.to_store, field.from_store)
+
+    def _nested(self, name: str, type_name: str) -> Field:
+        message_type = self.message_class(type_name)
+        idl = type_name.replace("/msg/", "/")
+        return Field(
+            name,
+            idl,
+            message_type,
+            _same,
+            lambda value: isinstance(value, message_type),
+            self._to_store,
+            lambda stored: self._from_store(message_type, stored),
+        )
+
+
+@functools.cache
+def library() -> TypeLibrary:
+    """The process's message types: two classes of one message would not be each other's instances."""
+    return TypeLibrary()
+
+
+def serialize_message(message: Message) -> bytes:
+    """The CDR bytes of a message, encapsulation header included."""
+    return library().serialize(message)
+
+
+def deserialize_message(serialized_message: bytes, message_type: type[Message]) -> Message:
+    """The message of its CDR bytes."""
+    return library().deserialize(serialized_message, message_type)
+
+
+def message_class(name: str) -> Any:
+    """The class of sensor_msgs/msg/Image and the like."""
+    return library().message_class(name)
+
+
+def _without_char(definitions: Any) -> dict[str, Any]:
+    """The definitions with `char` as the uint8 that rosidl makes of it; the type hash depends on this."""
+
+    def plain(description: Any) -> Any:
+        kind, detail = description
+        if kind == _BASE:
+            return (kind, ("uint8", 0)) if detail[0] == "char" else description
+        return description if kind == _NAME else (kind, (plain(detail[0]), detail[1]))
+
+    return {name: (constants, [(field, plain(kind)) for field, kind in fields]) for name, (constants, fields) in definitions.items()}
+
+
+def _defaults_of(text: str) -> dict[str, Any]:
+    """The default values that the lines of a .msg file give (`float64 w 1`)."""
+    matches = (_DEFAULT_LINE.match(line) for line in text.splitlines())
+    return {match[2]: yaml.safe_load(match[3].strip()) for match in matches if match}
+
+
+def _property(field: Field) -> property:
+    slot, convert = field.slot, field.convert
+
+    def get(message: Message) -> Any:
+        return getattr(message, slot)
+
+    def put(message: Message, value: Any) -> None:
+        if message._check_fields and not field.check(value):
+            raise AssertionError(f"The '{field.name}' field must be of type '{field.idl}', got {value!r:.80}")
+        setattr(message, slot, convert(value))
+
+    return property(get, put, doc=f"Message field '{field.name}', {field.idl}.")
+
+
+def _scalar(name: str, base: str, bound: int) -> Field:
+    idl = _IDL_NAMES.get(base, base) + (f"<{bound}>" if bound else "")
+    if base == "byte":
+        return Field(name, idl, lambda: b"\x00", _same, _is_byte, lambda value: value[0], lambda stored: bytes([stored]))
+    python = {"string": str, "bool": bool, "float32": float, "float64": float}.get(base, int)
+    return Field(name, idl, python, _same, lambda value: _fits(value, python, base, bound), _same, _same)
+
+
+def _fixed_array(item: Field, base: str, size: int) -> Field:
+    idl = f"{item.idl}[{size}]"
+    if base in _TYPE_CODES:
+        dtype = _dtype(base)
+        return Field(
+            item.name,
+            idl,
+            lambda: np.zeros(size, dtype),
+            lambda value: _shaped(np.array(value, dtype=dtype), size, item.name),
+            lambda value: len(value) == size and _all_items(item, value),
+            lambda value: np.ascontiguousarray(value, dtype=dtype),
+            lambda stored: np.array(stored),
+        )
+    return _listed(item, base, idl, lambda: [item.default() for _ in range(size)], lambda value: len(value) == size)
+
+
+def _sequence(item: Field, base: str, bound: int) -> Field:
+    idl = f"sequence<{item.idl}, {bound}>" if bound else f"sequence<{item.idl}>"
+
+    def fits(value: Any) -> bool:
+        return not bound or len(value) <= bound
+
+    if base in _TYPE_CODES:
+        code, dtype = _TYPE_CODES[base], _dtype(base)
+        return Field(
+            item.name,
+            idl,
+            lambda: array.array(code),
+            lambda value: _packed(value, code, dtype),
+            lambda value: fits(value) and (_is_packed(value, code) or _all_items(item, value)),
+            lambda value: np.frombuffer(value, dtype=dtype),
+            lambda stored: _packed(stored, code, dtype),
+        )
+    return _listed(item, base, idl, list, fits)
+
+
+def _listed(item: Field, base: str, idl: str, default: Callable[[], Any], fits: Callable[[Any], bool]) -> Field:
+    """A field whose value is a list: of strings, booleans, bytes or messages."""
+
+    def to_store(value: Any) -> Any:
+        stored = [item.to_store(entry) for entry in value]
+        return np.array(stored, dtype=_DTYPES[base]) if base in _DTYPES else stored
+
+    def from_store(stored: Any) -> Any:
+        return [item.from_store(entry) for entry in (stored.tolist() if base in _DTYPES else stored)]
+
+    return Field(item.name, idl, default, _same, lambda value: fits(value) and _all_items(item, value), to_store, from_store)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _dtype(base: str) -> Any:
+    return np.dtype(_DTYPES.get(base, base))
+
+
+def _packed(value: Any, code: str, dtype: Any) -> array.array[Any]:
+    """A copy of the values as array.array, by whole buffers where the values lie in one."""
+    if isinstance(value, (np.ndarray, memoryview)):
+        packed: array.array[Any] = array.array(code)
+        packed.frombytes(np.ascontiguousarray(value, dtype=dtype).data.cast("B") if len(value) else b"")
+        return packed
+    return array.array(code, value)
+
+
+def _shaped(value: Any, size: int, name: str) -> Any:
+    if value.shape != (size,):
+        raise AssertionError(f"The '{name}' field must have {size} elements, got the shape {value.shape}")
+    return value
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, (bytes, bytearray)) and len(value) == 1
+
+
+def _is_packed(value: Any, code: str) -> bool:
+    return isinstance(value, array.array) and value.typecode == code
+
+
+def _all_items(item: Field, value: Any) -> bool:
+    return not isinstance(value, str) and all(item.check(entry) for entry in (value.tolist() if hasattr(value, "tolist") else value))
+
+
+def _fits(value: Any, python: type[Any], base: str, bound: int) -> bool:
+    if not isinstance(value, python):
+        return False
+    if python is str:
+        return not bound or len(value) <= bound
+    if python is int:
+        limits = np.iinfo(_dtype(base))
+        return bool(limits.min <= value <= limits.max)
+    return True
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return bool(np.array_equal(left, right))
+    return bool(left == right)
+
+
+def _shown(value: Any) -> str:
+    return repr(value.tolist()) if isinstance(value, array.array) else repr(value)

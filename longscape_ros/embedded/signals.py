@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGINT and SIGTERM shut every context down. Python handlers run only between byte codes; waits in C end by a wakeup thread."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+import weakref
+from enum import IntFlag
+from types import FrameType
+from typing import Any
+
+from longscape_ros.embedded.context import Context
+
+
+class SignalHandlerOptions(IntFlag):
+    """Which signals shut the contexts down."""
+
+    NO = 0
+    SIGINT = 1
+    SIGTERM = 2
+    ALL = 3
+
+
+class _Handlers:
+    """The installed handlers, what they replaced, and the thread that acts on them."""
+
+    def __init__(self) -> None:
+        self.options = SignalHandlerOptions.NO
+        self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
+        self.previous: dict[int, Any] = {}
+        self.previous_fd = -1
+        self.write_fd = -1
+
+    def install(self, options: SignalHandlerOptions) -> None:
+        """Replaces the handlers of the main thread's process."""
+        if options == SignalHandlerOptions.NO or threading.current_thread() is not threading.main_thread():
+            return
+        if self.write_fd < 0:
+            read_fd, self.write_fd = os.pipe()
+            os.set_blocking(self.write_fd, False)
+            self.previous_fd = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(read_fd,), name="ros-signals", daemon=True).start()
+        for number in self._numbers(options):
+            if number not in self.previous:
+                self.previous[number] = signal.signal(number, self._on_signal)
+        self.options |= options
+
+    def uninstall(self) -> None:
+        """Puts the replaced handlers back."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous.clear()
+        self.options = SignalHandlerOptions.NO
+        if self.write_fd >= 0:
+            signal.set_wakeup_fd(self.previous_fd)
+            os.close(self.write_fd)  # ends the thread
+            self.write_fd = -1
+
+    def _watch(self, read_fd: int) -> None:
+        with contextlib.closing(os.fdopen(read_fd, "rb", buffering=0)) as pipe:
+            while numbers := pipe.read(16):
+                if any(number in self.previous for number in numbers):
+                    self._shut_down()
+
+    def _shut_down(self) -> None:
+        for context in list(self.contexts):
+            context.try_shutdown()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._shut_down()  # whoever catches KeyboardInterrupt finds rclpy shut down, whichever thread came first
+        handler = self.previous.get(number)
+        if callable(handler):
+            handler(number, frame)
+
+    @staticmethod
+    def _numbers(options: SignalHandlerOptions) -> list[int]:
+        wanted = ((SignalHandlerOptions.SIGINT, signal.SIGINT), (SignalHandlerOptions.SIGTERM, signal.SIGTERM))
+        return [number for option, number in wanted if options & option]
+
+
+@functools.cache
+def _handlers() -> _Handlers:
+    return _Handlers()
+
+
+def install_signal_handlers(options: SignalHandlerOptions = SignalHandlerOptions.ALL) -> None:
+    """Has the signals shut the contexts down; SIGINT still raises KeyboardInterrupt. Only from the main thread."""
+    _handlers().install(options)
+
+
+def get_current_signal_handlers_options() -> SignalHandlerOptions:
+    """Which signals are handled."""
+    return _handlers().options
+
+
+def uninstall_signal_handlers() -> None:
+    """Puts the former handlers back."""
+    _handlers().uninstall()
+
+
+def handlers_installed() -> bool:
+    """Whether SIGINT ends waits."""
+    return bool(_handlers().options & SignalHandlerOptions.SIGINT)
+
+
+def watch_context(context: Context) -> None:
+    """Has the signals shut this context down too."""
+    _handlers().contexts.add(context)
