@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: isort: skip_file
+"""The simulated arm, its policy and the predictor in ROS: ``ros2 launch longscape_ros demo.launch.py task:=drawer-open``."""
+
+from __future__ import annotations
+
+import sys
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription
+from launch.conditions import IfCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackageShare
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Four processes: driver, policy, predictor, and RViz unless it is switched off."""
+    episode = ["--ros-args", "-p", ["task:=", LaunchConfiguration("task")], "-p", ["seed:=", LaunchConfiguration("seed")]]
+    predictor = PathJoinSubstitution([FindPackageShare("longscape_ros"), "launch", "predictor.launch.py"])
+    arguments = {
+        "task": ("drawer-open", "What the arm does."),
+        "seed": ("9000", "Of the objects' places and of what is done."),
+        "policy": ("true", "Whether a scripted policy commands the arm."),
+        "bundle": ("", "Folder of the model; empty: the one that ships with the package."),
+        "rviz": ("true", "Show camera and futures."),
+    }
+    return LaunchDescription(
+        [
+            *(DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in arguments.items()),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(predictor),
+                launch_arguments={name: LaunchConfiguration(name) for name in ("bundle", "rviz")}.items(),
+            ),
+            ExecuteProcess(cmd=[sys.executable, "-m", "longscape_ros.simulation.driver", *episode], output="screen"),
+            ExecuteProcess(
+                cmd=[sys.executable, "-m", "longscape_ros.simulation.policy", *episode],
+                output="screen",
+                condition=IfCondition(LaunchConfiguration("policy")),
+            ),
+        ]
+    )

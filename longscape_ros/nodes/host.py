@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the nodes have in common: message classes by name, a clean way in and out, and the package's log in the node's."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from longscape_ros.embedded import ensure_rclpy
+from longscape_ros.errors import LongscapeError
+
+THROTTLE_S = 5.0
+"""Seconds between two warnings of the same kind."""
+
+_PACKAGE = "longscape_ros"
+
+
+class Closable(Protocol):
+    """What a process is about."""
+
+    def close(self) -> None:
+        """Ends everything in good order; called once, whatever ended the node."""
+
+
+def message_class(name: str) -> type:
+    """``sensor_msgs/msg/Image`` -> rclpy's class."""
+    package, kind = name.split("/msg/")
+    found = getattr(importlib.import_module(f"{package}.msg"), kind)
+    assert isinstance(found, type)
+    return found
+
+
+def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) -> int:
+    """Runs a node until SIGINT, SIGTERM or a fault.
+
+    Args:
+        make: Makes the node, and what is closed at the end (the node may be both); called when rclpy is ready.
+        args: Command line; None: the process's.
+
+    Returns:
+        The exit status: 1 after a fault that a user can act on, which is logged.
+    """
+    ensure_rclpy()
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+    from rclpy.logging import get_logger
+
+    rclpy.init(args=args)
+    node: Any = None
+    part: Closable | None = None
+    try:
+        node, part = make()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except LongscapeError as error:
+        (node.get_logger() if node is not None else get_logger(_PACKAGE)).fatal(str(error))
+        return 1
+    finally:
+        if part is not None:
+            part.close()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+class NodeLog(logging.Handler):
+    """Gives what the package logs to a node's logger, until it is closed.
+
+    Args:
+        logger: The node's.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+        self._source = logging.getLogger(_PACKAGE)
+        self._former_level = self._source.level
+        self._source.setLevel(logging.INFO)
+        self._source.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Logs a record; each severity from a line of its own, as rclpy demands."""
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._source.removeHandler(self)
+        self._source.setLevel(self._former_level)
+        super().close()
+
+
+class Throttle:
+    """Lets one text of each kind pass per :data:`THROTTLE_S`; rclpy's own throttle knows lines of code, not kinds.
+
+    A clock that goes back lets the next one pass.
+    """
+
+    def __init__(self) -> None:
+        self._passed_s: dict[str, float] = {}
+
+    def passes(self, kind: str, now_s: float) -> bool:
+        """Whether a text of this kind may be logged now."""
+        before_s = self._passed_s.get(kind)
+        if before_s is not None and 0 <= now_s - before_s < THROTTLE_S:
+            return False
+        self._passed_s[kind] = now_s
+        return True

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From images and commands to predictions: what the predictor node does, in plain Python.
+
+Every image that is taken makes a :class:`Snapshot` of what had been received by then; its prediction depends on nothing else. So a
+recording of the same messages with the same receive times gives the same predictions, bit for bit on one backend.
+
+One thread (the node's executor) calls the pipeline; predictions come back on the worker's thread. While the model is busy, the
+newest request waits and older ones are dropped. Input that cannot be used is counted and otherwise ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from longscape_ros.bundle import Manifest
+from longscape_ros.contract import NANOSECONDS, Frame, Plan, PlanExtension, Prediction, Snapshot, Status
+from longscape_ros.errors import InputError, NotReadyError
+from longscape_ros.nodes.executed import ExecutedChunk, ExecutedChunks
+from longscape_ros.nodes.surprise import Surprise
+from longscape_ros.runtime.predictor import Predictor
+from longscape_ros.runtime.statistics import Rolling
+from longscape_ros.runtime.worker import InferenceWorker, Request
+from longscape_ros.timeline import CLOCK_JUMP_NS, Timeline, TimelineConfig, resize_rgb
+
+_REFUSALS = {
+    "plans_duplicate": "that repeat the ones before; they are left out.",
+    "plans_out_of_order": "older than the ones before, expected them in order; they are left out.",
+    "plans_past": "that were over before they arrived, expected some that are not; check that all clocks agree (use_sim_time).",
+    "plans_unknown": "that the model has not, or twice the same, expected its own names; correct the topic mapping.",
+}
+"""Why a timeline refuses commands, by its counter."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """What stays the same while the pipeline runs.
+
+    Args:
+        horizon: Future frames to predict; 0: as many as the bundle says.
+        plan_extension: What follows the last commanded point.
+        image_latency_ns: How long before its stamp an image was really seen.
+        degraded: Whether the backend is not the one that was wanted; predictions then say so.
+    """
+
+    horizon: int = 0
+    plan_extension: PlanExtension = PlanExtension.HOLD
+    image_latency_ns: int = 0
+    degraded: bool = False
+
+    def __post_init__(self) -> None:
+        if self.horizon < 0 or self.image_latency_ns < 0:
+            raise InputError(f"Got horizon {self.horizon} and image latency {self.image_latency_ns} ns, expected none below 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may change while the pipeline runs; 0 switches a limit off.
+
+    Args:
+        prediction_rate: Most predictions per second of camera time.
+        command_timeout_ns: After so long without a command, a stream of velocities or deltas is stale.
+        image_timeout_ns: An image this old on arrival is stale.
+    """
+
+    prediction_rate: float = 0.0
+    command_timeout_ns: int = 0
+    image_timeout_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with an input.
+
+    Args:
+        kind: The counter that counts it.
+        text: What was got, what was expected, and the remedy.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an image led to.
+
+    Args:
+        request: What was asked of the model; None: nothing.
+        trouble: What was wrong; None: nothing.
+        ended: Chunks of the executed motion that ended.
+        surprise: See :class:`Surprise`; None: nothing was predicted for this image.
+    """
+
+    request: Request | None = None
+    trouble: Trouble | None = None
+    ended: tuple[ExecutedChunk, ...] = ()
+    surprise: float | None = None
+
+
+class Pipeline:
+    """Images and commands in, predictions out.
+
+    ``counters`` tell what came in and what became of it; ``limits`` may be replaced at any time; while ``active`` is false it takes
+    everything in and predicts nothing.
+
+    Args:
+        predictor: The model, for the pipeline's worker alone.
+        config: See there.
+        on_prediction: Gets each prediction, on the worker's thread.
+        on_error: Gets what was raised instead, on the worker's thread.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: PipelineConfig,
+        on_prediction: Callable[[Prediction], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        manifest = predictor.bundle.manifest
+        self.horizon = config.horizon or manifest.horizon
+        self.limits = Limits()
+        self.active = False
+        self.latency_ms = Rolling()
+        """From the arrival of an image to the end of ``on_prediction``."""
+        self._config = config
+        self._manifest = manifest
+        self._timeline = Timeline(timeline_config(manifest, self.horizon, config.plan_extension, config.image_latency_ns))
+        self._executed = ExecutedChunks(manifest)
+        self._surprise = Surprise()
+        self._worker = InferenceWorker(predictor, self._finish, on_error)
+        self._on_prediction = on_prediction
+        self._moves = {d.name for d in manifest.action_space.dimensions if d.kind in ("velocity", "delta")}
+        self._commanded_until_ns: dict[tuple[str, ...], int] = {}  # names of a stream -> when its last command was over
+        self._received_ns: int | None = None
+        self._next_request_ns: int | None = None
+        self._counters = dict.fromkeys(
+            ("images", "images_stale", "images_skipped", "images_not_ready", "commands", "commands_stale", "requests", "clock_jumps"), 0
+        )
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """How often what happened: the pipeline's own, the timeline's, and the worker's counts."""
+        counts = self._counters | {name: count for name, count in self._timeline.counters.items() if name != "clock_jumps"}
+        counts["clock_jumps"] += self._timeline.counters["clock_jumps"]
+        return counts | {
+            "predictions": self._worker.predictions,
+            "requests_dropped": self._worker.dropped,
+            "inference_errors": self._worker.errors,
+            "segmentation_restarts": self._executed.restarts,
+        }
+
+    @property
+    def inference_ms(self) -> Rolling:
+        """Milliseconds that the model took."""
+        return self._worker.latency_ms
+
+    @property
+    def queue_ms(self) -> Rolling:
+        """Milliseconds that requests waited for the model."""
+        return self._worker.queue_ms
+
+    @property
+    def newest_image_ns(self) -> int | None:
+        """When the newest image was seen."""
+        return self._timeline.newest_frame_ns
+
+    def start(self) -> None:
+        """Starts the worker, once."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Ends the worker; nothing comes out any more."""
+        self._worker.stop()
+
+    def reset(self) -> None:
+        """Forgets all that was received, because the clock was set back or to another source; counters stay."""
+        self._counters["clock_jumps"] += 1
+        self._timeline.reset()
+        self._received_ns = None
+        self._restart()
+
+    def receive(self, now_ns: int) -> int:
+        """The receive time of a message that arrives now: the clock's, made strictly increasing so that it tells the order.
+
+        A clock that was set back by more than a second flushes everything.
+        """
+        before_ns = self._received_ns
+        if before_ns is not None and before_ns - now_ns > CLOCK_JUMP_NS:
+            _log.warning("The clock went back by %.3f s; images and commands are forgotten.", (before_ns - now_ns) / NANOSECONDS)
+            self.reset()
+            before_ns = None
+        self._received_ns = now_ns if before_ns is None else max(now_ns, before_ns + 1)
+        return self._received_ns
+
+    def add_plan(self, plan: Plan) -> Trouble | None:
+        """Takes commands; or else why they are refused, see :class:`Timeline`."""
+        self._counters["commands"] += 1
+        before = dict(self._timeline.counters)
+        taken = self._timeline.add_plan(plan)
+        self._notice_jump(before)
+        if not taken:
+            kind = next(name for name, count in self._timeline.counters.items() if name in _REFUSALS and count > before[name])
+            return Trouble(kind, f"Got commands of {list(plan.names)} {_REFUSALS[kind]}")
+        if self._moves.intersection(plan.names):
+            self._commanded_until_ns[plan.names] = max(plan.received_ns, plan.start_ns + int(plan.times_ns[-1]))
+        return None
+
+    def add_frame(self, frame: Frame, received_ns: int) -> Outcome:
+        """Takes an image, and asks for a prediction where one is due.
+
+        Args:
+            frame: The image in any size.
+            received_ns: See :meth:`receive`.
+        """
+        self._counters["images"] += 1
+        frame = replace(frame, rgb=resize_rgb(frame.rgb, self._manifest.image_size))
+        before = dict(self._timeline.counters)
+        taken = self._timeline.add_frame(frame)
+        self._notice_jump(before)
+        if not taken:
+            return Outcome(trouble=Trouble("frames_out_of_order", "Got an image that is not newer than the one before it; it is left out."))
+        surprise = self._surprise.compare(frame.rgb, frame.stamp_ns - self._config.image_latency_ns)
+        try:
+            snapshot = self._timeline.snapshot(known_by_ns=received_ns)
+        except NotReadyError as error:
+            self._counters["images_not_ready"] += 1
+            return Outcome(trouble=Trouble("images_not_ready", str(error)), surprise=surprise)
+        ended = self._executed.update(snapshot)
+        trouble = self._staleness(snapshot, received_ns)
+        if trouble is not None:
+            self._counters[trouble.kind] += 1
+        return Outcome(self._ask(snapshot, stale=trouble is not None), trouble, ended, surprise)
+
+    def _staleness(self, snapshot: Snapshot, received_ns: int) -> Trouble | None:
+        age_ns = received_ns - snapshot.anchor_ns
+        if 0 < self.limits.image_timeout_ns < abs(age_ns):
+            return Trouble(
+                "images_stale",
+                f"Got an image that is {age_ns / NANOSECONDS:.3f} s old, expected at most {self.limits.image_timeout_ns / NANOSECONDS:g} s "
+                "(image_timeout); synchronize the camera's clock, or set use_sim_time where a bag is played.",
+            )
+        silent_ns = received_ns - min(self._commanded_until_ns.values(), default=received_ns)
+        if 0 < self.limits.command_timeout_ns < silent_ns:
+            return Trouble(
+                "commands_stale",
+                f"Got no command for {silent_ns / NANOSECONDS:.3f} s on a stream of velocities or deltas, expected one at least every "
+                f"{self.limits.command_timeout_ns / NANOSECONDS:g} s (incoming_command_timeout); the last one is taken as held.",
+            )
+        return None
+
+    def _ask(self, snapshot: Snapshot, stale: bool) -> Request | None:
+        if not self.active:
+            return None
+        if not self._due(snapshot.anchor_ns):
+            self._counters["images_skipped"] += 1
+            return None
+        degraded = self._config.degraded or snapshot.steps < self.horizon
+        status = Status.STALE_INPUT if stale else Status.DEGRADED if degraded else Status.OK
+        request = Request(snapshot, horizon=self.horizon, status=status)
+        self._counters["requests"] += 1
+        self._worker.submit(request)
+        return request
+
+    def _due(self, anchor_ns: int) -> bool:
+        """Whether ``prediction_rate`` allows a prediction; images may come half a step early."""
+        if not self.limits.prediction_rate > 0:
+            self._next_request_ns = None
+            return True
+        interval_ns = round(NANOSECONDS / self.limits.prediction_rate)
+        due_ns = anchor_ns if self._next_request_ns is None else min(self._next_request_ns, anchor_ns + interval_ns)
+        if anchor_ns < due_ns - round(NANOSECONDS / self._manifest.fps / 2):
+            return False
+        on_time = anchor_ns - due_ns < interval_ns
+        self._next_request_ns = (due_ns if on_time else anchor_ns) + interval_ns
+        return True
+
+    def _finish(self, prediction: Prediction) -> None:
+        """On the worker's thread."""
+        begin_s = time.perf_counter()
+        self._surprise.expect(prediction)
+        self._on_prediction(prediction)
+        waited_ms = prediction.timings_ms["queue"] + prediction.timings_ms["total"]
+        self.latency_ms.add(waited_ms + 1e3 * (time.perf_counter() - begin_s))
+
+    def _notice_jump(self, before: Mapping[str, int]) -> None:
+        """The timeline flushes itself when stamps or receive times go back; the rest follows here."""
+        if self._timeline.counters["clock_jumps"] > before["clock_jumps"]:
+            self._restart()
+
+    def _restart(self) -> None:
+        self._executed.restart()
+        self._surprise.forget()
+        self._commanded_until_ns.clear()
+        self._next_request_ns = None
+
+
+def timeline_config(manifest: Manifest, horizon: int, plan_extension: PlanExtension, image_latency_ns: int = 0) -> TimelineConfig:
+    """A timeline that looks beyond the horizon as far as the last chunk, which begins before it, can reach."""
+    return TimelineConfig(
+        fps=manifest.fps,
+        context=manifest.context,
+        horizon=horizon + manifest.segmentation.lengths[-1],
+        image_size=manifest.image_size,
+        space=manifest.action_space,
+        plan_extension=plan_extension,
+        image_latency_ns=image_latency_ns,
+    )

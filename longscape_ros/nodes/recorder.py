@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records topics into one MCAP file: ``python -m longscape_ros.nodes.recorder --ros-args -p output:=run.mcap -p topics:="[/a, /b]"``.
+
+Each topic is joined once somebody publishes on it, with the quality of service that is offered there, as ``ros2 bag record`` does.
+Messages are kept as the bytes that came; receive times are the node's clock's. The file appears, complete, when the node ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any
+
+from longscape_ros.bags.writer import BagWriter
+from longscape_ros.errors import BagError, HostError, InputError
+from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, compressed_message, frame_from_image, nanoseconds
+from longscape_ros.nodes.host import Closable, Throttle, message_class, run
+
+AS_SENT = "as_sent"
+FORMATS = (AS_SENT, "png", "jpeg")
+COLOURS = ("rgb8", "bgr8")
+"""Encodings that are compressed; others could lose something."""
+
+LOOK_PERIOD_S = 0.1
+"""Seconds between two looks for publishers."""
+
+MOST_WAITING = 2000
+"""Messages that wait to be written; more than these are lost, and counted."""
+
+DEPTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    topic: str
+    type: str
+    received_ns: int
+    data: bytes
+
+
+class Recorder:
+    """Records as part of a node.
+
+    Parameters of the node, declared here: ``output``, ``topics``, ``images``.
+
+    Args:
+        node: An rclpy node.
+
+    Raises:
+        InputError: There is no topic, or ``images`` is no format.
+        BagError: The file cannot be made.
+    """
+
+    def __init__(self, node: Any) -> None:
+        from rclpy.clock import Clock, ClockType
+
+        self._node = node
+        output = Path(_declare(node, "output", "recording.mcap", "File to write (.mcap), or folder of a rosbag2 bag."))
+        topics = [topic for topic in _declare(node, "topics", [""], "Names of the topics to record.") if topic]
+        self._images = str(_declare(node, "images", AS_SENT, f"How sensor_msgs/Image is kept; one of {', '.join(FORMATS)}."))
+        if not topics:
+            raise InputError('Got no topics to record, expected some: -p topics:="[/camera/image_raw, /predictor/prediction]".')
+        if self._images not in FORMATS:
+            raise InputError(f"Got images = {self._images!r}, expected one of {', '.join(FORMATS)}.")
+        self._wanted = [node.resolve_topic_name(topic) for topic in topics]
+        self._writer = BagWriter(output)
+        self._subscriptions: dict[str, Any] = {}
+        self._lost: Counter[str] = Counter()  # topic -> messages
+        self._refused: Counter[str] = Counter()
+        self._throttle = Throttle()
+        self._fault: Exception | None = None
+        self._queue: Queue[_Message | None] = Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._write_all, name="longscape-recorder", daemon=True)
+        self._thread.start()
+        self._timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        node.get_logger().info(f"Recording to {output}: {', '.join(self._wanted)}.")
+
+    def close(self) -> None:
+        """Writes what waits, finishes the file, and says what is in it."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._queue.put(None)
+        self._thread.join()
+        self._writer.close()
+        log, counts = self._node.get_logger(), self._writer.counts
+        kept = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
+        log.info(f"Recorded {sum(counts.values())} messages to {self._writer.path}: {kept or 'nothing was published'}.")
+        for topic, count in sorted((self._lost + self._refused).items()):
+            log.warning(f"{count} messages of {topic} are not in the recording: {self._lost[topic]} lost, {self._refused[topic]} refused.")
+
+    def _look(self) -> None:
+        """Joins topics that have a publisher by now.
+
+        Raises:
+            HostError: Writing failed.
+        """
+        if self._fault is not None:
+            raise HostError(f"Got {self._fault!r} while writing {self._writer.path}, expected room for it; the recording ends here.")
+        for topic in self._wanted:
+            if topic not in self._subscriptions and (publishers := self._node.get_publishers_info_by_topic(topic)):
+                self._subscriptions[topic] = self._join(topic, publishers)
+
+    def _join(self, topic: str, publishers: Sequence[Any]) -> Any:
+        from rclpy.event_handler import SubscriptionEventCallbacks
+
+        kind = str(publishers[0].topic_type)
+        try:
+            message_type = message_class(kind)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"Got the type {kind} on {topic}, which is not installed here ({error}); install its package.") from error
+        return self._node.create_subscription(
+            message_type,
+            topic,
+            partial(self._receive, topic, kind),
+            _matching_qos([publisher.qos_profile for publisher in publishers]),
+            event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic)),
+            raw=True,
+        )
+
+    def _receive(self, topic: str, kind: str, data: bytes) -> None:
+        message = _Message(topic, kind, int(self._node.get_clock().now().nanoseconds), bytes(data))
+        try:
+            self._queue.put_nowait(message)
+        except Full:
+            self._count_lost(topic, 1)
+
+    def _on_lost(self, topic: str, event: Any) -> None:
+        self._count_lost(topic, int(event.total_count_change))
+
+    def _count_lost(self, topic: str, count: int) -> None:
+        self._lost[topic] += count
+        if self._throttle.passes(topic, self._node.get_clock().now().nanoseconds / 1e9):
+            self._node.get_logger().warning(f"{self._lost[topic]} messages of {topic} were lost so far.")
+
+    # ---- on the writer's thread ----
+
+    def _write_all(self) -> None:
+        while (message := self._queue.get()) is not None:
+            if self._fault is not None:
+                self._lost[message.topic] += 1
+                continue
+            try:
+                self._write(message)
+            except BagError as error:
+                self._refused[message.topic] += 1
+                if self._refused[message.topic] == 1:
+                    self._node.get_logger().error(str(error))
+            except Exception as error:  # the executor's thread ends the node
+                self._fault = error
+
+    def _write(self, message: _Message) -> None:
+        compressed = self._compressed(message) if message.type == IMAGE and self._images != AS_SENT else None
+        if compressed is not None:
+            self._writer.write_raw(f"{message.topic}/compressed", COMPRESSED_IMAGE, message.received_ns, compressed)
+        else:
+            self._writer.write_raw(message.topic, message.type, message.received_ns, message.data)
+
+    def _compressed(self, message: _Message) -> bytes | None:
+        """The image compressed; None: it is not one that can be without loss of depth, or is damaged, and is kept as it is."""
+        from rclpy.serialization import deserialize_message, serialize_message
+
+        image: Any = deserialize_message(message.data, message_class(IMAGE))
+        if image.encoding not in COLOURS:
+            return None
+        try:
+            frame = frame_from_image(image, message.received_ns)
+        except InputError:
+            return None
+        stamp_ns = nanoseconds(image.header.stamp)
+        return bytes(serialize_message(compressed_message(frame.rgb, stamp_ns, frame.frame_id, message_class, self._images)))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Records until SIGINT, SIGTERM or a fault; the exit status."""
+    return run(_make, args)
+
+
+def _make() -> tuple[Any, Closable]:
+    from rclpy.node import Node
+
+    node = Node("recorder")
+    return node, Recorder(node)
+
+
+def _declare(node: Any, name: str, default: Any, description: str) -> Any:
+    descriptor: Any = message_class("rcl_interfaces/msg/ParameterDescriptor")()
+    descriptor.description, descriptor.read_only = description, True
+    return node.declare_parameter(name, default, descriptor).value
+
+
+def _matching_qos(offered: Sequence[Any]) -> Any:
+    """The strongest quality of service that all publishers offer."""
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+    reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in offered)
+    kept = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in offered)
+    return QoSProfile(
+        depth=DEPTH,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a predictor node has from configuring to cleaning up: model, pipeline, subscriptions and publishers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+
+from longscape_ros.contract import NANOSECONDS, ActionSource, Prediction
+from longscape_ros.errors import InputError
+from longscape_ros.messages import frame_from_message, plan_from_message
+from longscape_ros.nodes.diagnostics import Report
+from longscape_ros.nodes.host import Throttle, message_class
+from longscape_ros.nodes.model import Model
+from longscape_ros.nodes.outputs import CAMERA_INFO, STRING, Outputs
+from longscape_ros.nodes.parameters import PredictorParameters
+from longscape_ros.nodes.pipeline import Limits, Pipeline, Trouble
+from longscape_ros.runtime.predictor import route
+from longscape_ros.runtime.statistics import Rolling
+
+_MODEL_FIGURES = ("model_id", "bundle", "backend", "threads", "horizon", "fps")
+T = TypeVar("T")
+
+
+class Session:
+    """Takes a node's messages to the pipeline, and what comes out of it to the node's topics.
+
+    Args:
+        node: The lifecycle node.
+        model: Freed when the session is closed.
+        model_info: Publisher of ``~/model_info``.
+    """
+
+    def __init__(self, node: Any, model: Model, model_info: Any) -> None:
+        self._node = node
+        self._model = model
+        self._parameters = model.parameters
+        self._throttle = Throttle()
+        self._invalid = {"images_invalid": 0, "commands_invalid": 0}
+        self._remaining_horizon_ms = Rolling()
+        self._outputs = Outputs(node, model.parameters)
+        self._pipeline = Pipeline(model.predictor, model.pipeline_config, self._on_prediction, self._on_inference_error)
+        self.apply(model.parameters)
+        self._pipeline.start()
+        self._subscriptions = self._subscribe()
+        info = model.info()
+        model_info.publish(message_class(STRING)(data=json.dumps(info)))
+        node.get_logger().info(f"Configured: {info['model_id']} on {info['backend']}, {info['horizon']} frames at {info['fps']:g} Hz.")
+
+    @property
+    def model_id(self) -> str:
+        """Name and hash of the bundle."""
+        return self._model.bundle.model_id
+
+    def predict(self, active: bool) -> None:
+        """Whether to predict, or only to listen."""
+        self._pipeline.active = active
+
+    def apply(self, parameters: PredictorParameters) -> None:
+        """Takes over the live parameters."""
+        self._parameters = self._outputs.parameters = parameters
+        self._pipeline.limits = Limits(
+            prediction_rate=parameters.prediction_rate,
+            command_timeout_ns=round(parameters.incoming_command_timeout * NANOSECONDS),
+            image_timeout_ns=round(parameters.image_timeout * NANOSECONDS),
+        )
+
+    def reset(self) -> None:
+        """Forgets all that was received: the clock was set back or to another source."""
+        self._pipeline.reset()
+
+    def report(self, state: str) -> Report:
+        """What there is to diagnose."""
+        newest_ns = self._pipeline.newest_image_ns
+        info = self._model.info()
+        return Report(
+            state=state,
+            counters=self._pipeline.counters | self._invalid,
+            timings_ms={
+                "latency": self._pipeline.latency_ms,
+                "inference": self._pipeline.inference_ms,
+                "queue": self._pipeline.queue_ms,
+                "remaining_horizon": self._remaining_horizon_ms,
+            },
+            image_age_s=None if newest_ns is None else (self._now_ns() - newest_ns) / NANOSECONDS,
+            degraded=self._model.degraded,
+            model={key: str(info[key]) for key in _MODEL_FIGURES},
+        )
+
+    def close(self) -> None:
+        """Leaves the topics, ends the worker after the chunk in work, and frees the model."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._pipeline.stop()
+        self._outputs.destroy()
+        self._model.close()
+
+    # ---- in, on the executor's thread ----
+
+    def _subscribe(self) -> list[Any]:
+        parameters = self._parameters
+        reliable = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+        image_qos = reliable if parameters.input_qos == "reliable" else qos_profile_sensor_data
+        reliability = ReliabilityPolicy.RELIABLE if parameters.command_qos == "reliable" else ReliabilityPolicy.BEST_EFFORT
+        command_qos = QoSProfile(depth=10, reliability=reliability)
+        return [
+            self._join(parameters.image_type, "~/input/image", self._on_image, image_qos),
+            self._join(CAMERA_INFO, "~/input/camera_info", self._on_camera_info, qos_profile_sensor_data),
+            *(self._join(s.type, s.topic, partial(self._on_command, s), command_qos) for s in self._model.mapping.action_sources),
+        ]
+
+    def _join(self, type_name: str, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
+        return self._node.create_subscription(message_class(type_name), topic, callback, qos)
+
+    def _on_image(self, message: Any) -> None:
+        received_ns = self._pipeline.receive(self._now_ns())
+        frame = self._read("images_invalid", lambda: frame_from_message(message, self._parameters.image_type, received_ns))
+        if frame is None:
+            return
+        outcome = self._pipeline.add_frame(frame, received_ns)
+        self._warn(outcome.trouble)
+        if outcome.surprise is not None:
+            self._outputs.publish_surprise(outcome.surprise)
+        for ended in outcome.ended:
+            self._outputs.publish_chunk(ended, route(ended.chunk.length, self._model.bundle.manifest))
+
+    def _on_command(self, source: ActionSource, message: Any) -> None:
+        received_ns = self._pipeline.receive(self._now_ns())
+        plan = self._read("commands_invalid", lambda: plan_from_message(message, source, received_ns))
+        if plan is not None:
+            self._warn(self._pipeline.add_plan(plan))
+
+    def _on_camera_info(self, message: Any) -> None:
+        self._outputs.camera_info = message
+
+    def _read(self, counter: str, convert: Callable[[], T]) -> T | None:
+        """A message as what it means; None: it was counted as invalid. Whatever it holds, it does not end the node."""
+        try:
+            return convert()
+        except InputError as error:
+            text = str(error)
+        except Exception as error:  # what a stranger publishes may be anything
+            text = f"Got a message that cannot be read ({error!r}); it is ignored."
+        self._invalid[counter] += 1
+        self._warn(Trouble(counter, f"{text} ({self._invalid[counter]} so far.)"))
+        return None
+
+    # ---- out, on the worker's thread ----
+
+    def _on_prediction(self, prediction: Prediction) -> None:
+        if not self._node.context.ok():
+            return
+        self._outputs.publish_prediction(prediction)
+        self._remaining_horizon_ms.add((int(prediction.stamps_ns()[-1]) - self._now_ns()) / 1e6)
+
+    def _on_inference_error(self, error: Exception) -> None:
+        if self._node.context.ok():
+            self._warn(Trouble("inference_errors", f"A prediction failed: {error!r}"))
+
+    # ---- both ----
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def _warn(self, trouble: Trouble | None) -> None:
+        if trouble is not None and self._throttle.passes(trouble.kind, time.monotonic()):
+            self._node.get_logger().warning(trouble.text)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package's log in the node's, and the throttle."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from longscape_ros.nodes.host import THROTTLE_S, NodeLog, Throttle
+
+
+class Listener:
+    """Stands in for rclpy's logger."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    def __getattr__(self, severity: str) -> Any:
+        return lambda text: self.heard.append((severity, text))
+
+
+def test_what_the_package_logs_goes_to_the_nodes_log_until_it_is_closed():
+    listener = Listener()
+    log = NodeLog(listener)
+    source = logging.getLogger("longscape_ros.some.part")
+    for say in (source.debug, source.info, source.warning, source.error):
+        say("at %d", 7)
+    log.close()
+    source.error("too late")
+    assert listener.heard == [("info", "at 7"), ("warning", "at 7"), ("error", "at 7")]
+    assert logging.getLogger("longscape_ros").level == logging.NOTSET
+
+
+def test_one_text_of_each_kind_passes_at_a_time():
+    throttle = Throttle()
+    assert [throttle.passes(kind, 0.0) for kind in "aab"] == [True, False, True]
+    assert not throttle.passes("a", THROTTLE_S - 0.1)
+    assert throttle.passes("a", THROTTLE_S)
+
+
+def test_a_clock_that_goes_back_lets_the_next_text_pass():
+    throttle = Throttle()
+    assert throttle.passes("a", 100.0)
+    assert throttle.passes("a", 1.0)

@@ -1,0 +1,511 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the predictor node does, without a graph: decisions, statuses, counters, chunks, surprise, clocks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_bundle import MANIFEST, write_tiny_bundle
+
+from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, EndReason, Frame, Plan, PlanExtension, Prediction, Status
+from longscape_ros.errors import InputError
+from longscape_ros.nodes.pipeline import Limits, Outcome, Pipeline, PipelineConfig, Trouble, timeline_config
+from longscape_ros.runtime.backends import create_backend
+from longscape_ros.runtime.predictor import Predictor
+from longscape_ros.segmentation import segment
+from longscape_ros.timeline import Timeline
+
+WAIT_S = 20
+STEP = NANOSECONDS // 20
+T0 = 1000 * NANOSECONDS
+DELAY = 3_000_000  # from an image's stamp to its arrival
+NAMES = MANIFEST.action_space.names
+HOLD, NONE = PlanExtension.HOLD, PlanExtension.NONE
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    return Predictor(bundle, create_backend(bundle, "ort_cpu", threads=1))
+
+
+class Rig:
+    """A pipeline that runs, and what comes out of it; while ``gate`` is shut, its worker is held."""
+
+    def __init__(self, predictor: Predictor, config: PipelineConfig) -> None:
+        self.predictions: SimpleQueue[Any] = SimpleQueue()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.busy = threading.Event()
+        self.pipeline = Pipeline(predictor, config, self._hold, self.predictions.put)
+        self.pipeline.active = True
+        self.pipeline.start()
+
+    def _hold(self, prediction: Prediction) -> None:
+        self.busy.set()
+        self.gate.wait(WAIT_S)
+        self.predictions.put(prediction)
+
+    def next(self) -> Prediction:
+        result = self.predictions.get(timeout=WAIT_S)
+        assert isinstance(result, Prediction), result
+        return result
+
+    def until(self, anchor_ns: int) -> Prediction:
+        """The prediction with this anchor; earlier ones may or may not have been made."""
+        while (prediction := self.next()).anchor_ns < anchor_ns:
+            pass
+        return prediction
+
+    def image(self, k: float, shade: int = 0, late_ns: int = DELAY) -> Outcome:
+        """The image of step k arrives."""
+        stamp_ns = T0 + round(k * STEP)
+        return self.pipeline.add_frame(frame(stamp_ns, shade), self.pipeline.receive(stamp_ns + late_ns))
+
+    def images(self, steps: range) -> list[Outcome]:
+        return [self.image(k) for k in steps]
+
+    def plan(self, values: Any, start: float = 0, early: float = 4, names: tuple[str, ...] = NAMES) -> Trouble | None:
+        """A plan of one point per step, the first one step after its start."""
+        values = np.asarray(values, np.float64).reshape(-1, len(names))
+        start_ns = T0 + round(start * STEP)
+        times = np.arange(1, len(values) + 1) * STEP
+        return self.pipeline.add_plan(Plan(self.pipeline.receive(start_ns - round(early * STEP)), start_ns, names, times, values))
+
+    def command(self, k: float, values: Any, names: tuple[str, ...] = NAMES) -> Trouble | None:
+        """One command of a stream, in force at once."""
+        received_ns = self.pipeline.receive(T0 + round(k * STEP))
+        return self.pipeline.add_plan(Plan(received_ns, received_ns, names, np.zeros(1, np.int64), np.array([values], np.float64)))
+
+
+def frame(stamp_ns: int, shade: int = 0) -> Frame:
+    return Frame(stamp_ns, np.full((*MANIFEST.image_size, 3), shade, np.uint8), "camera")
+
+
+def ramp(steps: int, speed: float = 0.002) -> np.ndarray[Any, Any]:
+    """x moves evenly; y and the gripper stay."""
+    at = np.arange(1, steps + 1)
+    return np.stack([speed * at, 0 * at, 0 * at], axis=1)
+
+
+@pytest.fixture
+def rigs(predictor: Predictor) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(other: Predictor | None = None, **config: Any) -> Rig:
+        made.append(Rig(other or predictor, PipelineConfig(**config)))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.gate.set()
+        rig.pipeline.stop()
+
+
+# Predictions
+
+
+def test_an_image_after_a_plan_gives_the_predictors_own_answer_to_what_was_known(rigs, predictor):
+    rig = rigs()
+    rig.plan(ramp(96))
+    outcomes = rig.images(range(3))
+    assert outcomes[-1].trouble is None
+    snapshot = outcomes[-1].request.snapshot
+    prediction = rig.until(snapshot.anchor_ns)
+    assert prediction.anchor_ns == snapshot.anchor_ns == T0 + 2 * STEP
+    assert (len(prediction.frames), prediction.status, prediction.assumed_from) == (MANIFEST.horizon, Status.OK, MANIFEST.horizon)
+    assert np.array_equal(prediction.frames, predictor.predict(snapshot).frames)
+    assert prediction.plan_stamp_ns == T0
+
+
+def test_the_horizon_is_the_configured_one(rigs):
+    rig = rigs(horizon=10)
+    rig.plan(ramp(96))
+    rig.image(0)
+    assert len(rig.next().frames) == 10
+
+
+def test_chunks_before_the_horizon_do_not_depend_on_where_it_is(rigs):
+    plans = ramp(96, speed=0.006)
+    short, long = rigs(horizon=20), rigs(horizon=60)
+    for rig in (short, long):
+        rig.plan(plans)
+        rig.image(0)
+    first, second = short.next(), long.next()
+    whole = segment(np.concatenate([plans[:1], plans]), MANIFEST.action_space, MANIFEST.segmentation)
+    assert [c.length for c in first.chunks] == [c.length for c in whole][: len(first.chunks)]
+    assert np.array_equal(first.frames, second.frames[:20])
+
+
+def test_while_the_model_is_busy_the_newest_image_wins(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.gate.clear()
+    rig.image(0)
+    assert rig.busy.wait(WAIT_S)
+    rig.images(range(1, 6))
+    rig.gate.set()
+    assert [rig.next().anchor_ns for _ in range(2)] == [T0, T0 + 5 * STEP]
+    assert rig.pipeline.counters["requests_dropped"] == 4
+    assert rig.pipeline.counters["requests"] == 6
+
+
+def test_until_it_is_active_it_listens_and_predicts_nothing(rigs):
+    rig = rigs()
+    rig.pipeline.active = False
+    rig.plan(ramp(96))
+    rig.images(range(4))
+    assert rig.pipeline.counters["requests"] == 0
+    rig.pipeline.active = True
+    assert rig.image(4).request.snapshot.missing_context == 0, "the context was taken in before"
+    assert rig.next().anchor_ns == T0 + 4 * STEP
+
+
+def test_before_any_command_it_says_what_is_missing(rigs):
+    rig = rigs()
+    outcome = rig.image(0)
+    assert outcome.request is None
+    assert "no command yet" in outcome.trouble.text
+    assert rig.pipeline.counters["images_not_ready"] == 1
+
+
+def test_the_rate_of_predictions_is_limited_in_camera_time(rigs):
+    rig = rigs()
+    rig.pipeline.limits = Limits(prediction_rate=8)
+    rig.plan(ramp(200))
+    jitter = np.random.default_rng(0).uniform(-0.1, 0.1, 161)
+    asked = [k for k in range(161) if rig.image(k + jitter[k]).request is not None]
+    assert len(asked) == pytest.approx(8 * 8, abs=1), "eight per second of the eight seconds"
+    assert set(np.diff(asked)) == {2, 3}
+    assert rig.pipeline.counters["images_skipped"] == 161 - len(asked)
+
+
+def test_a_new_rate_holds_from_the_next_image_on(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.pipeline.limits = Limits(prediction_rate=0.1)
+    asked = [rig.image(k).request is not None for k in range(3)]
+    rig.pipeline.limits = Limits()
+    assert [*asked, rig.image(3).request is not None] == [True, False, False, True]
+    rig.pipeline.limits = Limits(prediction_rate=20)
+    assert rig.image(4).request is not None
+
+
+# Statuses
+
+
+def test_after_the_plan_frames_are_assumed_or_not_predicted_as_configured(rigs):
+    holding, ending = rigs(plan_extension=HOLD), rigs(plan_extension=NONE)
+    for rig in (holding, ending):
+        rig.plan(ramp(12))
+        rig.image(0)
+    held, ended = holding.next(), ending.next()
+    assert (len(held.frames), held.assumed_from, held.status) == (32, 12, Status.OK)
+    assert (len(ended.frames), ended.assumed_from, ended.status) == (12, 12, Status.DEGRADED)
+    assert "plan_extension" in ending.image(20).trouble.text
+
+
+def test_a_backend_that_is_not_the_best_degrades_every_prediction(rigs):
+    rig = rigs(degraded=True)
+    rig.plan(ramp(96))
+    rig.image(0)
+    assert rig.next().status == Status.DEGRADED
+
+
+def test_an_image_that_is_old_on_arrival_makes_the_prediction_stale(rigs):
+    rig = rigs()
+    rig.pipeline.limits = Limits(image_timeout_ns=NANOSECONDS)
+    rig.plan(ramp(96))
+    outcome = rig.image(0, late_ns=NANOSECONDS + 1)
+    assert "1.000 s old" in outcome.trouble.text
+    assert "use_sim_time" in outcome.trouble.text
+    assert rig.next().status == Status.STALE_INPUT
+    assert rig.pipeline.counters["images_stale"] == 1
+
+
+def twist_manifest() -> dict[str, Any]:
+    dimensions = (
+        ActionDimension("v", "m/s", "velocity", motion_range=0.3, scale=0.1),
+        ActionDimension("w", "m", "delta", motion_range=0.3, scale=0.1),
+        ActionDimension("gripper", "1", "state", scale=0.5, midpoint=0.5, hysteresis=0.1, is_gripper=True),
+    )
+    return {"action_space": ActionSpace(dimensions)}
+
+
+@pytest.fixture(scope="module")
+def twist(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "twist", **twist_manifest())
+    return Predictor(bundle, create_backend(bundle, "ort_cpu", threads=1))
+
+
+def test_a_silent_stream_of_velocities_is_stale_and_a_silent_gripper_is_not(rigs, twist):
+    rig = rigs(twist)
+    rig.pipeline.limits = Limits(command_timeout_ns=NANOSECONDS // 2)
+    rig.command(-1, [1], names=("gripper",))
+    for k in range(40):
+        rig.command(k, [0.1, 0.005], names=("v", "w"))
+        assert rig.image(k).trouble is None
+    assert rig.pipeline.counters["commands_stale"] == 0
+    troubles = [rig.image(k).trouble for k in range(40, 60)]
+    assert [trouble is not None for trouble in troubles] == [False] * 9 + [True] * 11
+    assert "incoming_command_timeout" in troubles[-1].text
+    assert rig.pipeline.counters["commands_stale"] == 11
+    rig.command(60, [0.1, 0.005], names=("v", "w"))
+    assert rig.image(60).request.status == Status.OK
+
+
+def test_a_trajectory_is_not_stale_before_it_is_over(rigs, twist):
+    rig = rigs(twist)
+    rig.pipeline.limits = Limits(command_timeout_ns=NANOSECONDS // 2)
+    rig.plan(np.full((40, 3), 0.1), names=("v", "w", "gripper"))
+    statuses = [rig.image(k).request.status for k in range(60)]
+    assert statuses.index(Status.STALE_INPUT) == 50
+
+
+def test_positions_are_held_by_the_robot_and_are_never_stale(rigs):
+    rig = rigs()
+    rig.pipeline.limits = Limits(command_timeout_ns=1)
+    rig.plan(ramp(5))
+    assert {rig.image(k).request.status for k in range(40)} == {Status.OK}
+
+
+# Input that cannot be used
+
+
+def test_duplicate_and_late_images_are_counted_and_ask_for_nothing(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.images(range(3))
+    assert [rig.image(2).request, rig.image(1).request] == [None, None]
+    counters = rig.pipeline.counters
+    assert (counters["images"], counters["requests"]) == (5, 3)
+    assert (counters["frames_duplicate"], counters["frames_out_of_order"]) == (1, 1)
+
+
+def test_commands_that_are_over_repeated_or_of_other_names_are_refused_and_counted(rigs):
+    rig = rigs()
+    assert rig.plan(ramp(96)) is None
+    assert "repeat" in rig.plan(ramp(96)).text
+    assert "use_sim_time" in rig.plan(ramp(5), start=-50, early=-20).text
+    assert "['elbow'] that the model has not" in rig.command(1, [1.0], names=("elbow",)).text
+    counters = rig.pipeline.counters
+    assert [counters[name] for name in ("commands", "plans_duplicate", "plans_past", "plans_unknown")] == [4, 1, 1, 1]
+
+
+def test_a_prediction_that_fails_is_reported_and_the_next_one_is_made(rigs, predictor, monkeypatch):
+    rig = rigs()
+    rig.plan(ramp(96))
+    denoise = predictor.backend.denoise
+    monkeypatch.setattr(predictor.backend, "denoise", lambda *a: (_ for _ in ()).throw(InputError("no")))
+    rig.image(0)
+    assert isinstance(rig.predictions.get(timeout=WAIT_S), InputError)
+    monkeypatch.setattr(predictor.backend, "denoise", denoise)
+    rig.image(1)
+    assert rig.next().anchor_ns == T0 + STEP
+    assert rig.pipeline.counters["inference_errors"] == 1
+
+
+def test_a_configuration_below_zero_is_refused():
+    with pytest.raises(InputError, match="expected none below 0"):
+        PipelineConfig(horizon=-1)
+
+
+# Receive times and clocks
+
+
+def test_receive_times_tell_the_order_even_where_the_clock_stands_still(rigs):
+    pipeline = rigs().pipeline
+    assert [pipeline.receive(T0), pipeline.receive(T0), pipeline.receive(T0 - 5), pipeline.receive(T0 + 10)] == [
+        T0,
+        T0 + 1,
+        T0 + 2,
+        T0 + 10,
+    ]
+
+
+def test_a_plan_that_arrives_after_the_image_is_not_in_its_prediction(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    first = rig.image(0).request.snapshot
+    rig.plan(ramp(96, speed=0.01), start=1, early=0.5)
+    second = rig.image(1).request.snapshot
+    assert first.plan_stamp_ns == T0
+    assert second.plan_stamp_ns == T0 + STEP
+
+
+def test_a_clock_that_goes_back_flushes_everything(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.images(range(40))
+    rig.image(-200)
+    assert rig.pipeline.counters["clock_jumps"] == 1
+    assert "no command yet" in rig.image(-199).trouble.text
+    rig.plan(ramp(96), start=-198, early=0)
+    outcome = rig.image(-198)
+    assert outcome.request.snapshot.missing_context == 1, "only the images since the jump count"
+    assert outcome.surprise is None, "predictions from before the jump say nothing"
+
+
+def test_stamps_that_go_back_under_a_steady_clock_flush_too(rigs):
+    rig = rigs()
+    rig.plan(ramp(400))
+    rig.images(range(60))
+    rig.pipeline.add_frame(frame(T0), rig.pipeline.receive(T0 + 60 * STEP))
+    assert rig.pipeline.counters["clock_jumps"] == 1
+    assert rig.pipeline.newest_image_ns == T0
+
+
+def test_a_reset_forgets_images_and_commands_and_keeps_the_counts(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.images(range(3))
+    rig.pipeline.reset()
+    assert rig.pipeline.newest_image_ns is None
+    assert rig.image(3).request is None
+    assert rig.pipeline.counters["images"] == 4
+
+
+def test_the_cameras_latency_moves_every_stamp(rigs):
+    rig = rigs(image_latency_ns=2 * STEP)
+    rig.plan(ramp(96), start=-10)
+    rig.image(0)
+    assert rig.next().anchor_ns == T0 - 2 * STEP
+
+
+# Chunks of what is executed
+
+
+def executed(rig: Rig, steps: range, every: float = 1.0) -> list[tuple[int, int, EndReason]]:
+    """(begin, length, reason) of the chunks that ended, in grid steps since T0."""
+    ended = []
+    for k in np.arange(steps.start, steps.stop, every):
+        ended += rig.image(float(k)).ended
+    return [((e.begin_ns - T0) // STEP, round((e.end_ns - e.begin_ns) / STEP), e.chunk.reason) for e in ended]
+
+
+def mixed(steps: int) -> np.ndarray[Any, Any]:
+    """Slow, then fast, with a gripper that closes at step 70."""
+    at = np.arange(1, steps + 1)
+    return np.stack([0.002 * at + 0.02 * np.maximum(at - 40, 0), 0.0 * at, at >= 70], axis=1)
+
+
+def test_the_chunks_of_executed_motion_are_those_of_the_rule(rigs):
+    rig = rigs()
+    plan = mixed(140)
+    rig.plan(plan)
+    found = executed(rig, range(100))
+    whole = segment(np.concatenate([plan[:1], plan]), MANIFEST.action_space, MANIFEST.segmentation)
+    assert found == [(c.start, c.length, c.reason) for c in whole][: len(found)]
+    assert EndReason.GRIPPER in [reason for *_, reason in found]
+
+
+@pytest.mark.parametrize("every", [0.5, 0.667, 1.5, 2.9])
+def test_a_camera_of_another_rate_gives_the_same_chunks(rigs, every):
+    rig, plan = rigs(), mixed(140)
+    rig.plan(plan)
+    whole = segment(np.concatenate([plan[:1], plan]), MANIFEST.action_space, MANIFEST.segmentation)
+    found = executed(rig, range(100), every)
+    same = [f[:2] == (c.start, c.length) for f, c in zip(found, whole, strict=False)]
+    assert len(found) >= 3
+    assert sum(same) >= len(found) - 1, "a boundary may move by a base window where motion ends a chunk at its very end"
+
+
+def test_velocities_accumulate_over_the_executed_steps(rigs, twist):
+    rig = rigs(twist)
+    rig.plan(np.tile([0.1, 0.005, 0.0], (200, 1)), names=("v", "w", "gripper"))
+    speed = np.arange(201) * 0.005
+    motion = np.stack([speed, speed, 0 * speed], axis=1)
+    whole = segment(motion, twist.bundle.manifest.action_space, twist.bundle.manifest.segmentation)
+    found = executed(rig, range(120))
+    assert len(found) >= 3
+    assert found == [(c.start, c.length, c.reason) for c in whole][: len(found)]
+
+
+def test_after_a_gap_longer_than_the_context_the_chunks_begin_anew(rigs):
+    rig = rigs()
+    rig.plan(ramp(140))
+    rig.images(range(5))
+    rig.image(5 + MANIFEST.context)
+    assert rig.pipeline.counters["segmentation_restarts"] == 1
+    begins = [begin for begin, *_ in executed(rig, range(10, 60))]
+    assert begins[0] == 5 + MANIFEST.context
+
+
+# Surprise
+
+
+def test_surprise_compares_the_image_with_the_newest_prediction_of_its_moment(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    assert rig.image(0).surprise is None
+    prediction = rig.next()
+    white = np.full_like(prediction.frames[1], 255)
+    outcome = rig.pipeline.add_frame(Frame(T0 + STEP, prediction.frames[0]), rig.pipeline.receive(T0 + STEP))
+    assert outcome.surprise == 0
+    newest = rig.next()
+    outcome = rig.pipeline.add_frame(Frame(T0 + 2 * STEP, white), rig.pipeline.receive(T0 + 2 * STEP))
+    expected = np.sqrt(np.mean((255.0 - newest.frames[0]) ** 2)) / 255
+    assert outcome.surprise == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_is_surprising_where_nothing_was_predicted(rigs):
+    rig = rigs()
+    rig.plan(ramp(300))
+    rig.image(0)
+    rig.next()
+    assert rig.image(MANIFEST.horizon + 1).surprise is None
+
+
+# Parity
+
+
+def test_the_predictions_of_a_run_are_those_of_a_second_run_with_the_same_receive_times(rigs):
+    def run() -> list[Prediction]:
+        rig = rigs()
+        made = []
+        for k in range(60):
+            if k % 16 == 0:
+                rig.plan(mixed(96)[k : k + 80], start=k, early=3 - 0.3 * k / 16)
+            if rig.image(k, shade=4 * k).request is not None:
+                made.append(rig.next())
+        return made
+
+    first, second = run(), run()
+    assert len(first) == 60
+    for one, two in zip(first, second, strict=True):
+        assert np.array_equal(one.frames, two.frames)
+        assert (one.chunks, one.seed, one.plan_stamp_ns) == (two.chunks, two.seed, two.plan_stamp_ns)
+
+
+def test_after_stop_nothing_comes_out(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.pipeline.stop()
+    rig.image(0)
+    with pytest.raises(Empty):
+        rig.predictions.get(timeout=0.1)
+
+
+def test_a_snapshot_is_made_of_one_timeline_and_of_nothing_else(rigs):
+    rig = rigs()
+    timeline = Timeline(timeline_config(MANIFEST, MANIFEST.horizon, HOLD))
+    plan = Plan(T0 - 4 * STEP, T0, NAMES, np.arange(1, 97) * STEP, ramp(96).astype(np.float64))
+    rig.pipeline.add_plan(plan)
+    timeline.add_plan(plan)
+    for k in range(6):
+        image = frame(T0 + k * STEP, shade=k)
+        made = rig.pipeline.add_frame(image, rig.pipeline.receive(image.stamp_ns + DELAY)).request.snapshot
+        timeline.add_frame(image)
+        expected = timeline.snapshot(known_by_ns=image.stamp_ns + DELAY)
+        assert np.array_equal(made.context, expected.context)
+        assert np.array_equal(made.motion, expected.motion)
+        assert (made.anchor_ns, made.plan_stamp_ns, made.assumed_from) == (
+            expected.anchor_ns,
+            expected.plan_stamp_ns,
+            expected.assumed_from,
+        )

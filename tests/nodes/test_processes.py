@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes as processes: how they start, refuse, and end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.robot import WAIT_S, another_robot, isolated_environment
+
+from longscape_ros.bags.mapping import save_mapping
+
+
+def start(module: str, domain: int, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"longscape_ros.nodes.{module}", "--ros-args", *arguments]
+    with log.open("wb") as file:
+        return subprocess.Popen(command, env=isolated_environment(domain), stdout=file, stderr=file)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_predictor_ends_cleanly_while_it_predicts(graph, bundle, domain, tmp_path, number):
+    robot = graph.robot()
+    log = tmp_path / "log"
+    process = start("predictor", domain, log, "-p", f"model.bundle:={bundle.path}", "-r", "~/input/image:=/camera/image_raw")
+    try:
+        robot.connect()
+        surprises = robot.listen("/predictor/surprise", "std_msgs/msg/Float32")
+        robot.live(400, done=lambda: surprises)
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    robot.until(lambda: "predictor" not in robot.node.get_node_names())
+
+
+def test_a_predictor_that_cannot_serve_the_robot_ends_with_one_line_that_says_why(bundle, domain, tmp_path):
+    save_mapping(tmp_path / "mapping.yaml", another_robot())
+    arguments = ("-p", f"model.bundle:={bundle.path}", "-p", f"mapping:={tmp_path / 'mapping.yaml'}")
+    process = start("predictor", domain, tmp_path / "log", *arguments)
+    assert process.wait(WAIT_S) == 1
+    fatal = [line for line in (tmp_path / "log").read_text().splitlines() if "FATAL" in line]
+    assert len(fatal) == 1
+    assert "expected the action names ['x', 'y', 'gripper']" in fatal[0]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_parameter_that_is_no_choice_ends_the_predictor_before_it_starts(domain, tmp_path):
+    process = start("predictor", domain, tmp_path / "log", "-p", "input_qos:=loud")
+    assert process.wait(WAIT_S) == 1
+    assert "Got input_qos = 'loud', expected one of sensor_data, reliable." in (tmp_path / "log").read_text()
+
+
+def test_a_parameter_file_configures_the_predictor(graph, bundle, domain, tmp_path):
+    robot = graph.robot()
+    shipped = Path(__file__).parent.parent.parent / "config" / "predictor.yaml"
+    arguments: tuple[Any, ...] = ("--params-file", str(shipped), "-p", f"model.bundle:={bundle.path}", "-r", "__node:=other")
+    process = start("predictor", domain, tmp_path / "log", *arguments)
+    try:
+        robot.until(lambda: robot.node.count_publishers("/other/prediction"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
