@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command is."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from longscape_ros.commands.terminal import Figures, Terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One of ``longscape``'s commands.
+
+    Args:
+        name: What it is called by.
+        summary: What it does, in a line.
+        details: More on that, for its own help.
+        example: A complete call.
+        add_options: Declares its options.
+        run: Does it; the figures are shown and written by the caller.
+        extra: What must be installed for it besides the package itself, one of pyproject.toml's extras; empty: nothing.
+        modules: Those of the extra whose absence is reported before it runs.
+        status: Its exit status, from the figures.
+    """
+
+    name: str
+    summary: str
+    details: str
+    example: str
+    add_options: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Terminal], Figures]
+    extra: str = ""
+    modules: tuple[str, ...] = ()
+    status: Callable[[Figures], int] = lambda figures: 0
