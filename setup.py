@@ -24,7 +24,7 @@ def share(*folders: str) -> list[tuple[str, list[str]]]:
 setup(
     packages=find_packages(include=[NAME, f"{NAME}.*"], exclude=[f"{NAME}.interfaces*"]),
     package_data={
-        NAME: ["py.typed", "interfaces/msg/*.msg", "interfaces/package.xml", "bundles/*/*", "simulation/*.yaml"],
+        NAME: ["py.typed", "interfaces/msg/*.msg", "interfaces/package.xml", "bundles/*/*", "bags/mappings/*.yaml", "simulation/*.yaml"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

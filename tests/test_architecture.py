@@ -38,7 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BELOW_NODES,
     "bench": BELOW_NODES,
     "demo": EVERYTHING,
-    "cli": EVERYTHING,
+    "offline": BELOW_NODES,
+    "doctor": EVERYTHING,
+    "commands": EVERYTHING | {"offline", "doctor"},
+    "cli": EVERYTHING | {"commands"},
     "__init__": set(),
     "__main__": {"cli"},
 }
@@ -134,11 +137,11 @@ def test_a_forbidden_import_is_found_wherever_it_hides(module, source):
 
 def test_only_the_command_line_and_the_demo_reach_for_nodes():
     users = {part(name) for name, path in modules().items() for i in imports(name, path.read_text()) if i.startswith("longscape_ros.nodes")}
-    assert users <= {"nodes", "cli", "demo"}
+    assert users <= {"nodes", "commands", "demo"}
 
 
 def test_importing_the_robots_side_loads_no_torch_no_simulator_and_no_dds():
-    quiet = CORE | MIDDLE | {"runtime", "bags", "evaluation", "bench", "cli", "__init__"}
+    quiet = CORE | MIDDLE | {"runtime", "bags", "evaluation", "bench", "offline", "doctor", "commands", "cli", "__init__"}
     names = sorted(name.removesuffix(".__init__") for name in modules() if part(name) in quiet)
     script = f"""
 import importlib, sys

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+# Both `make demo` and `make test` set up all they need. ARGS goes to the command: make demo ARGS="--seconds 60 --task push"
+
+.PHONY: help demo test check clean
+
+help:
+	@echo "make demo    watch a simulated robot move, and see what the predictor thought it would see"
+	@echo "make test    run the whole test suite, the checks included"
+	@echo "make check   ruff and mypy only"
+	@echo "make clean   remove the virtual environments and what tests and demo left"
+	@echo "More for the command itself goes into ARGS, for example: make demo ARGS=\"--seconds 60\""
+
+demo: .venv/.complete
+	.venv/bin/longscape demo $(ARGS)
+
+test: check
+	.venv-test/bin/python -m pytest $(ARGS)
+
+check: .venv-test/.complete
+	.venv-test/bin/ruff check .
+	.venv-test/bin/mypy
+
+.venv/.complete: pyproject.toml setup.py scripts/setup.sh
+	scripts/setup.sh .venv demo
+
+.venv-test/.complete: pyproject.toml setup.py scripts/setup.sh constraints/test.txt
+	scripts/setup.sh .venv-test test constraints/test.txt
+
+clean:
+	rm -rf .venv .venv-test demo build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
