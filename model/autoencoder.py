@@ -55,11 +55,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        out: Tensor = x + self.second(F.silu(self.first(F.silu(x))))
+        return out
 
 
 class Autoencoder(nn.Module):
@@ -100,7 +101,8 @@ class Autoencoder(nn.Module):
     def encode(self, rgb: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> normalised latents [B, C, h, w]."""
         pixels = rgb.permute(0, 3, 1, 2).to(self.latent_mean.dtype) / 127.5 - 1
-        return (self.encoder(pixels) - self.latent_mean) / self.latent_std
+        latents: Tensor = (self.encoder(pixels) - self.latent_mean) / self.latent_std
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, h, w] -> float [B, H, W, 3], 0 to 1 (not clipped)."""
@@ -113,7 +115,7 @@ class Autoencoder(nn.Module):
         """Training loss of a batch of uint8 frames [B, H, W, 3]; logs hold the PSNR in dB."""
         latents = self.encode(rgb)
         noisy = latents + self.config.latent_noise * latents.detach().std() * torch.randn_like(latents)
-        error = self.decode(noisy) - rgb.to(latents.dtype) / 255
+        error = self.decode(noisy).float() - rgb.float() / 255
         mean_square = error.square().mean()
         loss = mean_square + 0.02 * error.abs().mean() + 1e-5 * latents.square().mean()
         return loss, {"psnr": float(-10 * torch.log10(mean_square.detach()))}

@@ -182,5 +182,5 @@ class ChunkTransformer(nn.Module):
         shift, scale = self.modulation(condition).unsqueeze(2).chunk(2, dim=-1)
         offset = self.project(modulate(self.norm(x), shift, scale))
         height, patch = config.latent_shape[1] // config.patch, config.patch
-        frames = rearrange(offset, "b g (y x) (f c p q) -> b (g f) c (y p) (x q)", y=height, f=config.tubelet, p=patch, q=patch)
+        frames: Tensor = rearrange(offset, "b g (y x) (f c p q) -> b (g f) c (y p) (x q)", y=height, f=config.tubelet, p=patch, q=patch)
         return last[:, None] + frames
