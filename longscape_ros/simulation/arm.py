@@ -75,7 +75,7 @@ class SimulatedArm:
         self._model: mujoco.MjModel = self._env.model
         self._data: mujoco.MjData = self._env.data
         hold_posture(self._model)
-        self._camera = None if image_size is None else Camera(self._model, image_size)
+        self._camera = None if image_size is None else Camera(self._model, self._data, image_size)
 
     @property
     def workspace(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -178,10 +178,11 @@ class Camera:
 
     Args:
         model: The scene; its camera is moved, and its render quality lowered.
+        data: Its state, in which the camera is where it now belongs, before the first step too.
         size: Height and width in pixels.
     """
 
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, size: int) -> None:
         import mujoco
 
         model.vis.quality.offsamples = 0
@@ -190,6 +191,7 @@ class Camera:
         camera.pos[:] = CAMERA_POSITION_M
         mujoco.mju_mat2Quat(camera.quat, _looking(CAMERA_POSITION_M, CAMERA_LOOKS_AT_M).ravel())
         camera.fovy[:] = CAMERA_FOV_DEG
+        mujoco.mj_camlight(model, data)
         self._size = size
         self._renderer = mujoco.Renderer(model, size, size, max_geom=2000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):

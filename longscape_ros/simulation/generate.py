@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -139,7 +140,7 @@ def _in_parallel(configs: Sequence[EpisodeConfig], output: Path, workers: int) -
     if not configs:
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(configs)), mp_context=spawn, initializer=_render_on_one_core) as pool:
+    with ProcessPoolExecutor(min(workers, len(configs)), mp_context=spawn, initializer=_begin_worker) as pool:
         waiting = {pool.submit(record_bag, config, output): config.name for config in configs}
         try:
             for future in as_completed(waiting):
@@ -148,9 +149,18 @@ def _in_parallel(configs: Sequence[EpisodeConfig], output: Path, workers: int) -
             pool.shutdown(cancel_futures=True)
 
 
-def _render_on_one_core() -> None:
-    """In a worker process: Mesa's software renderer starts no threads of its own, the processes fill the cores already."""
+def _begin_worker() -> None:
+    """In a worker process: Mesa's software renderer starts no threads of its own, for the processes fill the cores already."""
     os.environ["LP_NUM_THREADS"] = "0"
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's workers wait for work for ever if their parent is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+    parent.join()
+    os._exit(1)
 
 
 def record_bag(config: EpisodeConfig, output: Path) -> dict[str, float]:

@@ -64,6 +64,14 @@ def test_equal_commands_give_equal_frames_and_states(graphics: None) -> None:
     assert not np.array_equal(first_images[0], first_images[-1])
 
 
+def test_the_first_picture_is_taken_from_where_the_later_ones_are(graphics: None) -> None:
+    arm = SimulatedArm("push", 5, 64)
+    first = arm.render()
+    arm.restore(arm.state())
+    assert np.array_equal(arm.render(), first)
+    arm.close()
+
+
 def test_an_arm_without_a_camera_stays_equal_to_one_with(graphics: None) -> None:
     blind, seeing = SimulatedArm("push", 5), SimulatedArm("push", 5, 64)
     for command in pushes(30):
