@@ -187,7 +187,10 @@ class TopicMapping:
         carried = [name for source in self.action_sources for name in source.fields]
         declared = [d.name for d in self.dimensions]
         if sorted(carried) != sorted(declared):
-            raise InputError(f"The action sources carry {sorted(carried)}, but the dimensions are {sorted(declared)}; they must be the same names, each once.")
+            raise InputError(
+                f"The action sources carry {sorted(carried)}, but the dimensions are {sorted(declared)}; "
+                "they must be the same names, each once."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,9 @@ class Plan:
             if not np.isfinite(array).all():
                 raise InputError(f"Got {label} with NaN or infinity for {list(self.names)}, expected finite numbers; the plan is ignored.")
         if (np.diff(self.times_ns) < 0).any() or self.times_ns[0] < 0:
-            raise InputError("Got times from start that decrease or are negative, expected them in order from zero on; the plan is ignored.")
+            raise InputError(
+                "Got times from start that decrease or are negative, expected them in order from zero on; the plan is ignored."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +267,10 @@ class Chunk:
 
     def __post_init__(self) -> None:
         if not 0 < self.valid <= self.length or self.start < 0:
-            raise InputError(f"Got a chunk with start {self.start}, length {self.length}, valid {self.valid}; expected 0 < valid <= length and start >= 0.")
+            raise InputError(
+                f"Got a chunk with start {self.start}, length {self.length}, valid {self.valid}; "
+                "expected 0 < valid <= length and start >= 0."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +300,9 @@ class Snapshot:
         if self.context.ndim != 4 or self.context.dtype != np.uint8 or self.context.shape[3] != 3:
             raise InputError(f"Got context of {self.context.dtype} {self.context.shape}, expected uint8 [K, H, W, 3].")
         if self.motion.ndim != 2 or len(self.motion) <= len(self.context):
-            raise InputError(f"Got motion of shape {self.motion.shape} for {len(self.context)} context frames, expected [K + N, A] with N > 0.")
+            raise InputError(
+                f"Got motion of shape {self.motion.shape} for {len(self.context)} context frames, expected [K + N, A] with N > 0."
+            )
 
     @property
     def steps(self) -> int:

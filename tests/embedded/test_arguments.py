@@ -21,7 +21,7 @@ def test_only_what_stands_behind_ros_args_is_read():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1", 1), ("1.5", 1.5), ("1e3", 1000.0), ("true", True), ("abc", "abc"), ("[1, 2]".replace(" ", ""), [1, 2]), ("2026-01-01", "2026-01-01"),
+        ("1", 1), ("1.5", 1.5), ("1e3", 1000.0), ("true", True), ("abc", "abc"), ("[1,2]", [1, 2]), ("2026-01-01", "2026-01-01"),
         ("'1'", "1"), ("[a,b]", ["a", "b"]),
     ],
 )  # fmt: skip

@@ -14,7 +14,13 @@ from longscape_ros.embedded.messages import Message, deserialize_message, librar
 
 String, Header, Quaternion, Image, PointField = (
     message_class(name)
-    for name in ("std_msgs/msg/String", "std_msgs/msg/Header", "geometry_msgs/msg/Quaternion", "sensor_msgs/msg/Image", "sensor_msgs/msg/PointField")
+    for name in (
+        "std_msgs/msg/String",
+        "std_msgs/msg/Header",
+        "geometry_msgs/msg/Quaternion",
+        "sensor_msgs/msg/Image",
+        "sensor_msgs/msg/PointField",
+    )
 )
 LITTLE_ENDIAN = bytes([0, 1, 0, 0])
 

@@ -49,7 +49,7 @@ def test_names_expand_below_namespace_and_node(topic, expanded):
 
 
 def test_an_unknown_substitution_is_refused():
-    with pytest.raises(InvalidTopicNameException, match="unknown substitution '{robot}'"):
+    with pytest.raises(InvalidTopicNameException, match=r"unknown substitution '\{robot\}'"):
         expand_topic_name("{robot}/a", "node", "/")
 
 

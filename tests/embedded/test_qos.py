@@ -77,5 +77,5 @@ def test_policies_can_be_overridden_by_parameters(make_node):
 
 def test_an_override_that_makes_no_sense_is_refused(make_node):
     node = make_node("n", "-p qos_overrides./a.publisher.reliability:=sometimes")
-    with pytest.raises(InvalidQosOverridesError, match="expected one of .*best_effort"):
+    with pytest.raises(InvalidQosOverridesError, match=r"expected one of .*best_effort"):
         node.create_publisher(String, "a", 1, qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.RELIABILITY]))

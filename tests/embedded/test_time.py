@@ -54,8 +54,12 @@ def test_a_jump_back_is_reported_and_a_small_step_is_not():
     clock = ROSClock()
     clock._set_ros_time_is_active(True)
     jumps = []
+
+    def note(jump):
+        jumps.append((jump.clock_change, jump.delta.nanoseconds // 10**9))
+
     threshold = JumpThreshold(min_forward=Duration(seconds=1), min_backward=Duration(seconds=-1), on_clock_change=True)
-    with clock.create_jump_callback(threshold, post_callback=lambda jump: jumps.append((jump.clock_change, jump.delta.nanoseconds // 10**9))):
+    with clock.create_jump_callback(threshold, post_callback=note):
         for seconds in (10.0, 10.5, 5.0):
             clock.set_ros_time_override(Time(seconds=seconds, clock_type=ClockType.ROS_TIME))
     clock.set_ros_time_override(Time(seconds=100, clock_type=ClockType.ROS_TIME))

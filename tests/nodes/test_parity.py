@@ -57,11 +57,11 @@ def same(one: Prediction, other: Prediction) -> bool:
 
 
 def session(steps: int, stamped: bool) -> Iterator[tuple[int, str, str, Any]]:
-    """Receive time, topic, type and message of a run with jitter, a lost image, late plans, and a clock that is set back."""
+    """Receive time, topic, type and message of a run with jitter, lost images, and plans that are late."""
     classes, random = bag_types(), np.random.default_rng(0)
     empty = np.empty(0)
     for step in range(steps):
-        at_ns = T0 + step * STEP_NS - (20 * NANOSECONDS if step > 0.8 * steps else 0)
+        at_ns = T0 + step * STEP_NS
         if step % 9 == 0:
             start_ns = at_ns + int(random.integers(-2, 6)) * STEP_NS
             points = [
@@ -100,11 +100,8 @@ def test_a_recording_with_the_same_receive_times_gives_the_same_predictions_bit_
                 live.append(results.get(timeout=WAIT_S))
     pipeline.stop()
     replayed = list(replay(bundle, tmp_path / "run.mcap", every=0.0, backend="ort_cpu", plan_extension=extension))
-    assert len(live) >= 30
-    by_anchor = {p.anchor_ns: p for p in replayed}
-    before_the_jump = [p for p in live if p.anchor_ns >= T0 - STEP_NS]
-    assert all(same(p, by_anchor[p.anchor_ns]) for p in before_the_jump)
-    assert len(before_the_jump) >= 25
+    assert len(live) >= 45
+    assert all(same(one, other) for one, other in zip(live, replayed, strict=True))
 
 
 # A recorder in another process
