@@ -7,9 +7,12 @@ of figures every few steps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from longscape_ros.model.world import WorldConfig, WorldModel
 AUTOENCODER = "autoencoder.pt"
 DENOISER = "denoiser.pt"
 LOG = "log.jsonl"
+LOCK = ".lock"
 _DESCRIPTION = "run.json"
 
 
@@ -48,6 +52,34 @@ class Run:
     rule: ChunkRule
     mapping: TopicMapping
     data: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder for this process, as long as it lives at the most.
+
+    Raises:
+        InputError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            fault = f"Got the run {folder}, which another training is working on; end that one, or name another folder."
+            raise InputError(fault) from error
+        yield
+
+
+def begin_run(folder: Path, run: Run) -> None:
+    """Write the description of a new run; one that was begun before goes on only if it is the same.
+
+    Raises:
+        InputError: it is not.
+    """
+    if (folder / _DESCRIPTION).is_file() and load_run(folder) != run:
+        raise InputError(f"Got the run {folder}, which was begun with another recipe or other bags; name another folder to begin anew.")
+    save_run(folder, run)
 
 
 def save_run(folder: Path, run: Run) -> None:

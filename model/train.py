@@ -31,7 +31,7 @@ from longscape_ros.model.autoencoder import Autoencoder
 from longscape_ros.model.data import ChunkSampler, Recordings
 from longscape_ros.model.moe import ExpertFeedForward
 from longscape_ros.model.recipes import RECIPES, Recipe, Stage
-from longscape_ros.model.run import AUTOENCODER, DENOISER, LOG, Run, load_checkpoint, save_checkpoint, save_run
+from longscape_ros.model.run import AUTOENCODER, DENOISER, LOG, Run, begin_run, claimed, load_checkpoint, save_checkpoint
 from longscape_ros.model.world import WorldModel
 from longscape_ros.segmentation import calibrate_threshold
 from longscape_ros.timeline import episode_grid
@@ -71,18 +71,24 @@ def train(
         ``denoiser.loss_over_copy_last``, ``chunk.share.<length>``.
 
     Raises:
-        InputError: the recipe is unknown, or nothing usable was recorded.
+        InputError: the recipe is unknown, nothing usable was recorded, another training works on the same run, or it was begun
+            with something else.
         BagError: there are no bags, or they lack the mapping's topics.
     """
     if recipe not in RECIPES:
         raise InputError(f"Got the recipe {recipe!r}, expected one of {', '.join(RECIPES)}.")
     plan = limited(RECIPES[recipe](), minutes)
     topics = mapping if isinstance(mapping, TopicMapping) else load_mapping(mapping or bags / "mapping.yaml")
+    with claimed(output):
+        return _train(bags, recipe, plan, output, topics, progress)
+
+
+def _train(bags: Path, recipe: str, plan: Recipe, output: Path, topics: TopicMapping, progress: Progress | None) -> dict[str, float]:
     recordings, data = read_recordings(bags, topics, plan.image_size)
     space = calibrate_space(topics.dimensions, recordings.motions(), plan.lengths[-1])
     threshold, _ = calibrate_threshold(recordings.motions(), space, plan.base, plan.lengths)
     run = Run(recipe, plan.world(feature_count(space)), space, ChunkRule(plan.base, plan.lengths, threshold), topics, data)
-    save_run(output, run)
+    begin_run(output, run)
     torch.manual_seed(plan.seed)
     model = WorldModel(run.world)
     clock = _Clock(progress, plan.autoencoder.minutes + plan.denoiser.minutes)

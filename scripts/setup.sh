@@ -5,14 +5,14 @@
 #   scripts/setup.sh FOLDER EXTRA [CONSTRAINTS]
 #
 # FOLDER is made, or brought up to date; FOLDER/.complete says that it is finished. EXTRA is one of pyproject.toml's. PYTHON names the
-# interpreter; without it the newest of 3.10 to 3.13 that is found is taken, the system's python3 first.
+# interpreter; without it the newest of 3.10 to 3.13 that is found is taken, the system's python3 first. pip's own variables hold:
+# PIP_EXTRA_INDEX_URL with PyTorch's index of CPU builds saves gigabytes of CUDA where torch is installed from the net.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder=$1
 extra=$2
 constraints=${3:-}
-cpu_wheels=https://download.pytorch.org/whl/cpu
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -70,16 +70,6 @@ install_packages() {
     $line"
 }
 
-# Torch without CUDA's gigabytes, where its index can be reached; elsewhere whatever pip is set up to find.
-torch_options() {
-    if [ "$extra" = test ] || [ "$extra" = train ]; then
-        "$python" - "$cpu_wheels/torch/" 2>/dev/null <<'END' && printf '%s\n' --extra-index-url "$cpu_wheels" || true
-import sys, urllib.request
-urllib.request.urlopen(sys.argv[1], timeout=5)
-END
-    fi
-}
-
 python=$(find_python)
 mapfile -t packages < <(missing_packages)
 [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}"
@@ -88,8 +78,8 @@ if ! [ -x "$folder/bin/python" ] || ! suits "$folder/bin/python"; then
     say "Making $folder with $("$python" --version)"
     "$python" -m venv --clear "$folder"
 fi
-mapfile -t options < <(torch_options)
+options=()
 [ -z "$constraints" ] || options+=(--constraint "$constraints")
 say "Installing longscape_ros[$extra] and what it needs into $folder; this takes a minute or two the first time"
-"$folder/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar on "${options[@]}" --editable ".[$extra]"
+"$folder/bin/python" -m pip install --disable-pip-version-check --quiet --progress-bar on ${options[@]+"${options[@]}"} --editable ".[$extra]"
 touch "$folder/.complete"

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,18 @@ import torch
 from support.toy_runs import MAPPING, RULE, SPACE, toy_config, toy_model, write_toy_run
 
 from longscape_ros.errors import InputError
-from longscape_ros.model.run import AUTOENCODER, DENOISER, Run, load_checkpoint, load_model, load_run, save_checkpoint, save_run
+from longscape_ros.model.run import (
+    AUTOENCODER,
+    DENOISER,
+    Run,
+    begin_run,
+    claimed,
+    load_checkpoint,
+    load_model,
+    load_run,
+    save_checkpoint,
+    save_run,
+)
 
 
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -18,6 +30,22 @@ def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
     save_run(tmp_path / "run", run)
     assert load_run(tmp_path / "run") == run
     assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"] == "toy"
+
+
+def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
+    run = Run("toy", toy_config(), SPACE, RULE, MAPPING, {"frames": 240.0})
+    begin_run(tmp_path, run)
+    begin_run(tmp_path, run)
+    with pytest.raises(InputError, match="begun with another recipe or other bags; name another folder"):
+        begin_run(tmp_path, replace(run, data={"frames": 241.0}))
+    assert load_run(tmp_path) == run
+
+
+def test_a_run_is_worked_on_by_one_training_at_a_time(tmp_path: Path) -> None:
+    with claimed(tmp_path), pytest.raises(InputError, match="another training is working on; end that one"), claimed(tmp_path):
+        pass
+    with claimed(tmp_path):
+        pass
 
 
 def test_a_folder_without_a_description_is_refused(tmp_path: Path) -> None:
