@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One ament_python package that is also a plain pip package."""
+"""One ament_python package that is also a plain pip package.
+
+All metadata are here and not in pyproject.toml: the setuptools of Humble does not read them there, and colcon fails on what newer
+ones make of requires-python.
+"""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NAME = "longscape_ros"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent  # colcon build --symlink-install runs a link to this file
 
 for link in ("model", "export", "interfaces"):
     if not (ROOT / NAME / link).is_dir():
@@ -15,6 +19,12 @@ for link in ("model", "export", "interfaces"):
             "clone again with: git clone -c core.symlinks=true ..."
         )
 
+EMBEDDED = ["cyclonedds>=11; python_version < '3.14'"]
+SIM = ["metaworld==3.1.1", "mujoco==3.3.0", "packaging"]
+VIDEO = ["av>=12", "pillow>=10"]
+DEMO = [*EMBEDDED, *SIM, *VIDEO]
+TRAIN = ["torch>=2.6", "einops>=0.8", "onnx>=1.17", "onnxscript>=0.5"]
+
 
 def share(*folders: str) -> list[tuple[str, list[str]]]:
     """The files of each folder, to be installed under share/longscape_ros."""
@@ -22,6 +32,16 @@ def share(*folders: str) -> list[tuple[str, list[str]]]:
 
 
 setup(
+    name=NAME,
+    version="0.1.0",
+    description="Predicts what a robot's camera will see from its commanded actions: action-guided chunks, diffusion inside a chunk, "
+    "experts per chunk. A ROS 2 node that also runs without ROS.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    maintainer="longscape_ros maintainers",
+    maintainer_email="maintainers@longscape.dev",
+    python_requires=">=3.10",
     packages=find_packages(include=[NAME, f"{NAME}.*"], exclude=[f"{NAME}.interfaces*"]),
     package_data={
         NAME: ["py.typed", "interfaces/msg/*.msg", "interfaces/package.xml", "bundles/*/*", "bags/mappings/*.yaml", "simulation/*.yaml"],
@@ -31,5 +51,30 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         *share("launch", "config"),
     ],
+    install_requires=[
+        "numpy>=1.21",
+        "onnxruntime>=1.19",
+        "pyyaml>=6",
+        "rosbags>=0.10.9",
+        "rosbags-image[opencv-headless]>=0.10.4",
+        "rich>=13",
+    ],
+    extras_require={
+        "embedded": EMBEDDED,
+        "sim": SIM,
+        "video": VIDEO,
+        "demo": DEMO,
+        "train": TRAIN,
+        "tensorrt": ["tensorrt"],
+        "gpu": ["onnxruntime-gpu>=1.19"],
+        "test": [*DEMO, *TRAIN, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+    },
+    entry_points={
+        "console_scripts": [
+            "longscape = longscape_ros.cli:main",
+            "longscape_predictor = longscape_ros.nodes.predictor:main",
+            "longscape_recorder = longscape_ros.nodes.recorder:main",
+        ],
+    },
     zip_safe=True,
 )

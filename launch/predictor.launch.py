@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: isort: skip_file
-"""The predictor on a robot: ``ros2 launch longscape_ros predictor.launch.py image_topic:=/camera/image_raw rviz:=true``."""
+"""The predictor on a robot: ``ros2 launch longscape_ros predictor.launch.py image:=/camera/image_raw rviz:=true``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def generate_launch_description() -> LaunchDescription:
     """The predictor node and, if asked for, RViz."""
     share = FindPackageShare("longscape_ros")
     arguments = {
-        "image_topic": ("/camera/image_raw", "The camera."),
-        "camera_info_topic": ("/camera/camera_info", "Its intrinsics; need not exist."),
+        "image": ("/camera/image_raw", "The camera."),
+        "camera_info": ("/camera/camera_info", "Its intrinsics; need not exist."),
         "namespace": ("", "Namespace of the node."),
         "params_file": (PathJoinSubstitution([share, "config", "predictor.yaml"]), "The node's parameters."),
         "use_sim_time": ("false", "Follow /clock, as when a bag is played."),
@@ -49,7 +49,7 @@ def _predictor(context: LaunchContext) -> list[Node]:
             name="predictor",
             namespace=value("namespace"),
             parameters=[value("params_file"), {**overrides, "use_sim_time": value("use_sim_time").lower() == "true"}],
-            remappings=[("~/input/image", value("image_topic")), ("~/input/camera_info", value("camera_info_topic"))],
+            remappings=[("~/input/image", value("image")), ("~/input/camera_info", value("camera_info"))],
             output="screen",
         )
     ]

@@ -28,7 +28,6 @@ EXTRAS = {
     "einops": "train",
     "onnx": "train",
     "onnxscript": "train",
-    "matplotlib": "train",
     "mujoco": "sim",
     "metaworld": "sim",
     "cyclonedds": "embedded",
