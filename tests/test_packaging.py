@@ -30,11 +30,12 @@ def test_colcon_can_read_all_that_the_package_says_of_itself():
     assert answer.returncode == 0, answer.stderr
     data = ast.literal_eval(answer.stdout)  # what has no literal makes colcon fail
     assert "test" in data["extras_require"]  # or colcon test runs nothing
-    assert {f.partition(" ")[0] for f in data["entry_points"]["console_scripts"]} == {"longscape", "longscape_predictor", "longscape_recorder"}
+    commands = {text.partition(" ")[0] for text in data["entry_points"]["console_scripts"]}
+    assert commands == {"longscape", "longscape_predictor", "longscape_recorder"}
     assert {"longscape_ros", "longscape_ros.model", "longscape_ros.export", "longscape_ros.nodes"} <= set(data["packages"])
     assert all(name.partition(".")[0] == "longscape_ros" for name in data["packages"])
-    installed = {file for _, files in data["data_files"] for file in files}
-    assert {"package.xml", "launch/predictor.launch.py", "launch/demo.launch.py", "config/predictor.yaml", "config/predictor.rviz"} <= installed
+    installed = {Path(file).name for _, files in data["data_files"] for file in files}
+    assert {"package.xml", "predictor.launch.py", "demo.launch.py", "predictor.yaml", "predictor.rviz"} <= installed
 
 
 def test_the_two_descriptions_of_the_package_agree():
@@ -52,6 +53,6 @@ def test_a_checkout_that_lost_its_links_says_how_to_get_them(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "longscape_ros").mkdir()
     (tmp_path / "longscape_ros" / "model").write_text("../model")
-    answer = setup_data(tmp_path)
-    assert "clone again with: git clone -c core.symlinks=true" in answer.stdout + answer.stderr
-    assert answer.returncode != 0
+    answer = subprocess.run([sys.executable, "setup.py", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "clone again with: git clone -c core.symlinks=true" in answer.stderr
