@@ -67,8 +67,8 @@ def train(
         progress: Told how far the training is, in minutes.
 
     Returns:
-        Figures: ``frames``, ``episodes``, ``autoencoder.psnr`` (dB, training frames), ``denoiser.loss``,
-        ``denoiser.loss_over_copy_last``, ``chunk.share.<length>``.
+        Figures: ``frames``, ``episodes``, ``episodes.left_out``, ``autoencoder.psnr`` (dB, training frames), ``denoiser.loss``,
+        ``denoiser.loss_over_copy_last``, ``autoencoder.steps``, ``denoiser.steps``, ``chunk.share.<length>``.
 
     Raises:
         InputError: the recipe is unknown, nothing usable was recorded, another training works on the same run, or it was begun

@@ -4,7 +4,7 @@
 #
 #   scripts/setup.sh FOLDER EXTRA [CONSTRAINTS]
 #
-# FOLDER is made, or brought up to date; FOLDER/.complete says that it is finished. EXTRA is one of pyproject.toml's. PYTHON names the
+# FOLDER is made, or brought up to date; FOLDER/.complete says that it is finished. EXTRA is one of setup.py's. PYTHON names the
 # interpreter; without it the newest of 3.10 to 3.13 that is found is taken, the system's python3 first. pip's own variables hold:
 # PIP_EXTRA_INDEX_URL with PyTorch's index of CPU builds saves gigabytes of CUDA where torch is installed from the net.
 set -euo pipefail

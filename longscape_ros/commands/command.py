@@ -21,7 +21,7 @@ class Command:
         example: A complete call.
         add_options: Declares its options.
         run: Does it; the figures are shown and written by the caller.
-        extra: What must be installed for it besides the package itself, one of pyproject.toml's extras; empty: nothing.
+        extra: What must be installed for it besides the package itself, one of setup.py's extras; empty: nothing.
         modules: Those of the extra whose absence is reported before it runs.
         status: Its exit status, from the figures.
     """

@@ -32,6 +32,9 @@ LINE_EVERY_S = 15.0
 _Rows = dict[str, dict[int, float | str]]
 """Name without the number -> number -> figure."""
 
+_COLUMNS = {"chunk length": ("chunk.", "executed."), "expert": ("expert.",)}
+"""What a number at a name's end is, by the name's beginning; else it is how many frames ahead."""
+
 _WITH_COLUMN = re.compile(r"(?P<row>[a-z_.]+)\.(?P<column>\d+)")
 
 
@@ -94,12 +97,14 @@ class Terminal:
             for name, value in plain.items():
                 table.add_row(escape(name), escape(_text(value)))
             self.out.print(table)
-        chunks = {name: rows.pop(name) for name in tuple(rows) if name.startswith("chunk.")}
-        for what, group in (("frames ahead", rows), ("chunk length", chunks)):
-            if group:
-                self._grid(what, group)
+        for what, prefixes in _COLUMNS.items():
+            self._grid(what, {name: row for name, row in rows.items() if name.startswith(prefixes)})
+        others = tuple(prefix for prefixes in _COLUMNS.values() for prefix in prefixes)
+        self._grid("frames ahead", {name: row for name, row in rows.items() if not name.startswith(others)})
 
     def _grid(self, what: str, rows: _Rows) -> None:
+        if not rows:
+            return
         columns = sorted({column for row in rows.values() for column in row})
         table = Table(what, *map(str, columns), box=SIMPLE_HEAD)
         for name, row in rows.items():

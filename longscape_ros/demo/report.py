@@ -18,7 +18,7 @@ HORIZONS = (1, 8, 16, 32)
 FULL = 32
 """Frames of a prediction of the full horizon."""
 
-COUNTERS = ("images", "frames_missing", "commands", "requests", "requests_dropped", "inference_errors", "publish_errors")
+COUNTERS = ("images", "frames_missing", "commands", "requests", "requests_dropped", "inference_errors")
 """What is taken from the predictor's diagnostics."""
 
 
@@ -28,7 +28,8 @@ def figures(recording: Recording) -> dict[str, float | str]:
     - ``seconds``; ``camera.frames``, ``camera.missing``: images recorded, and left out by the camera or lost.
     - ``plans``; ``predictions``; ``predictions_full``: those of :data:`FULL` frames; ``predictions_per_s``: the full ones per second.
     - ``remaining_horizon_ms_p5``, ``_p50``: how much of a prediction still lay ahead when it arrived; ``latency_ms_p50``, ``_p95``:
-      image stamp to arrival; ``compute_ms_p50``, ``_p95``: as the predictor measured it; ``interval_ms_p95``: between two arrivals.
+      image stamp to arrival; ``compute_ms_p50``, ``_p95``: as the predictor measured it; ``interval_ms_p50``, ``_p95``: between two
+      arrivals.
     - ``psnr.model.<h>``, ``psnr.copy_last.<h>``: of the frame h steps after the anchor, and of the anchor's image kept, in dB.
     - ``chunk.share.<frames>``, ``chunk.reason.<name>``, ``expert.share.<number>``: shares of all chunks; ``chunks_per_prediction``.
     - ``status.<name>``: predictions of that status; ``assumed_frames_fraction``: predicted from an assumed command.

@@ -25,9 +25,10 @@ from longscape_ros.demo.processes import Command, Processes
 from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC
 from longscape_ros.demo.sight import Listener, Sight
 from longscape_ros.demo.terminal import ProcessSight, Scene, View, make_view
-from longscape_ros.errors import HostError
+from longscape_ros.errors import HostError, InputError
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, choose_graphics
+from longscape_ros.simulation.operator import SKILLS
 
 READY_TIMEOUT_S = 120.0
 """How long any one thing is waited for before the recording begins."""
@@ -73,12 +74,15 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> Figures:
         What ``report.json`` says, see docs/demo.md.
 
     Raises:
+        InputError: The policy cannot do the task.
         BundleError: There is no model, or it is not one of this robot.
         HostError: Something is missing on this machine, or a process ended early; what was recorded until then is kept.
         KeyboardInterrupt: Interrupted before there was anything to keep.
     """
     console = console or Console(stderr=True, highlight=False)
     require_packages()
+    if config.policy and config.task not in SKILLS:
+        raise InputError(f"Got task {config.task!r}, which no policy can do; expected one of {', '.join(SKILLS)}, or --no-policy.")
     bundle = load_bundle(config.bundle or default_bundle_path())
     bundle.require_actions(COMMAND_NAMES)
     choose_graphics()

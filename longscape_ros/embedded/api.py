@@ -168,5 +168,5 @@ def get_message(identifier: str) -> Any:
     try:
         return library().message_class(f"{package}/msg/{name}")
     except KeyError:
-        text = f"Got the message type {identifier!r}, which is unknown. See docs/embedded_graph.md for adding a package."
+        text = f"Got the message type {identifier!r}, which is unknown. docs/ros.md says which are known without ROS."
         raise ValueError(text) from None

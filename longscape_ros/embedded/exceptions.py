@@ -44,7 +44,7 @@ class UnknownROSArgsError(RCLError):
     """An argument after --ros-args is none that ROS knows, or is malformed."""
 
     def __init__(self, arguments: list[str]) -> None:
-        super().__init__(f"Found unknown or malformed ROS arguments: {arguments}. See docs/embedded_graph.md for those known.")
+        super().__init__(f"Found unknown or malformed ROS arguments: {arguments}. docs/ros.md says which are known.")
 
 
 class NameValidationException(Exception):  # noqa: N818

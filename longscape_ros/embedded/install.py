@@ -276,6 +276,6 @@ def _exports(module: str) -> Iterator[tuple[str, Any]]:
 def _missing(name: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(
         f"No module named {name!r}: the embedded graph has topics, timers, parameters and lifecycle nodes, no services and no actions. "
-        "See docs/embedded_graph.md, or run on a host with ROS 2.",
+        "See docs/ros.md, or run on a host with ROS 2.",
         name=name,
     )

@@ -71,11 +71,11 @@ class Monitor:
     """Judges reports by what happened since the one before.
 
     Args:
-        image_timeout_s: For so long there may be no image.
+        image_timeout_s: For so long there may be no image; may be replaced.
     """
 
     def __init__(self, image_timeout_s: float = 1.0) -> None:
-        self._image_timeout_s = image_timeout_s
+        self.image_timeout_s = image_timeout_s
         self._before: Mapping[str, int] = {}
         self._before_s: float | None = None
 
@@ -105,7 +105,7 @@ class Monitor:
         refused = sum(news.get(name, 0) for name in _REFUSED_IMAGES)
         if report.image_age_s is None:
             return Health("camera", Level.STALE, "no image yet", values)
-        if report.image_age_s > self._image_timeout_s and not news.get("images"):
+        if report.image_age_s > self.image_timeout_s and not news.get("images"):
             return Health("camera", Level.STALE, f"no image for {report.image_age_s:.1f} s", values)
         if news.get("images_stale"):
             return Health("camera", Level.WARN, "images are old when they arrive", values)
@@ -136,7 +136,7 @@ def _commands(report: Report, news: Mapping[str, int], period_s: float) -> Healt
     values = {"rate_hz": _rate(news, "commands", period_s)}
     values |= _counts(report, ("commands", "commands_stale", *_REFUSED_COMMANDS, "segmentation_restarts", "clock_jumps"))
     refused = sum(news.get(name, 0) for name in _REFUSED_COMMANDS)
-    if not report.counters.get("commands"):
+    if not report.counters.get("commands") and not refused:
         return Health("commands", Level.STALE, "no command yet", values)
     if news.get("commands_stale"):
         return Health("commands", Level.WARN, "a stream of commands is stale", values)

@@ -194,6 +194,12 @@ def changed(values: PredictorParameters, parameters: Iterable[Any]) -> Predictor
     return dataclasses.replace(values, **{fields[p.name]: p.value for p in parameters if p.name in fields})
 
 
+def same_model(one: PredictorParameters, other: PredictorParameters) -> bool:
+    """Whether a model that was loaded for the one is right for the other: they differ only in what is live."""
+    live = {f.name for f in dataclasses.fields(PredictorParameters) if f.metadata[_SPEC].change is Change.LIVE}
+    return dataclasses.replace(one, **{name: getattr(other, name) for name in live}) == other
+
+
 def refusal(parameters: Iterable[Any], configured: bool) -> str:
     """Why parameters (objects with a name and a value) cannot be set now; empty: they can.
 

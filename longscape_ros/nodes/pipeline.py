@@ -138,6 +138,7 @@ class Pipeline:
         self._moves = {d.name for d in manifest.action_space.dimensions if d.kind in ("velocity", "delta")}
         self._commanded_until_ns: dict[tuple[str, ...], int] = {}  # names of a stream -> when its last command was over
         self._received_ns: int | None = None
+        self._arrived_s: float | None = None  # the same moment, of a steady clock
         self._next_request_ns: int | None = None
         self._counters = dict.fromkeys(
             ("images", "images_stale", "images_skipped", "images_not_ready", "commands", "commands_stale", "requests", "clock_jumps"), 0
@@ -190,6 +191,7 @@ class Pipeline:
 
         A clock that was set back by more than a second flushes everything.
         """
+        self._arrived_s = time.perf_counter()
         before_ns = self._received_ns
         if before_ns is not None and before_ns - now_ns > CLOCK_JUMP_NS:
             _log.warning("The clock went back by %.3f s; images and commands are forgotten.", (before_ns - now_ns) / NANOSECONDS)
@@ -224,7 +226,8 @@ class Pipeline:
         taken = self._timeline.add_frame(frame)
         self._notice_jump(before)
         if not taken:
-            return Outcome(trouble=Trouble("frames_out_of_order", "Got an image that is not newer than the one before it; it is left out."))
+            kind = next(name for name in ("frames_duplicate", "frames_out_of_order") if self._timeline.counters[name] > before[name])
+            return Outcome(trouble=Trouble(kind, "Got an image that is not newer than the one before it; it is left out."))
         surprise = self._surprise.compare(frame.rgb, frame.stamp_ns - self._config.image_latency_ns)
         try:
             snapshot = self._timeline.snapshot(known_by_ns=received_ns)
@@ -262,7 +265,7 @@ class Pipeline:
             return None
         degraded = self._config.degraded or snapshot.steps < self.horizon
         status = Status.STALE_INPUT if stale else Status.DEGRADED if degraded else Status.OK
-        request = Request(snapshot, horizon=self.horizon, status=status)
+        request = Request(snapshot, horizon=self.horizon, status=status, arrived_s=self._arrived_s)
         self._counters["requests"] += 1
         self._worker.submit(request)
         return request
@@ -285,7 +288,7 @@ class Pipeline:
         begin_s = time.perf_counter()
         self._surprise.expect(prediction)
         self._on_prediction(prediction)
-        waited_ms = prediction.timings_ms["queue"] + prediction.timings_ms["total"]
+        waited_ms = sum(prediction.timings_ms[stage] for stage in ("prepare", "queue", "total"))
         self.latency_ms.add(waited_ms + 1e3 * (time.perf_counter() - begin_s))
 
     def _notice_jump(self, before: Mapping[str, int]) -> None:

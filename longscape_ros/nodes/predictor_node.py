@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -121,10 +122,12 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
     def _configure(self) -> None:
         self._values = parameters.read(self)
         loaded, self._loaded = self._loaded, None
-        if not isinstance(loaded, Model) or loaded.parameters != self._values:
+        if isinstance(loaded, Model) and parameters.same_model(loaded.parameters, self._values):
+            loaded = replace(loaded, parameters=self._values)
+        else:
             loaded = load_model(self._values)
         self._session = Session(self, loaded, self._model_info)
-        self._monitor = Monitor(self._values.image_timeout or 1.0)
+        self._monitor = Monitor(_silence_s(self._values))
         self._fault = ""
 
     def _require_session(self) -> Session:
@@ -174,6 +177,12 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
         result.successful = not result.reason
         if result.successful:
             self._values = parameters.changed(self._values, changed)
+            self._monitor.image_timeout_s = _silence_s(self._values)
             if self._session is not None:
                 self._session.apply(self._values)
         return result
+
+
+def _silence_s(values: parameters.PredictorParameters) -> float:
+    """For so long the camera may be silent."""
+    return values.image_timeout or 1.0

@@ -19,13 +19,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to predict; see :meth:`Predictor.predict`."""
+    """What to predict; see :meth:`Predictor.predict`.
+
+    ``arrived_s``: when the input came that it was made of, of ``time.perf_counter``; None: when it was submitted.
+    """
 
     snapshot: Snapshot
     horizon: int | None = None
     seed: int | None = None
     status: Status = Status.OK
     submitted_s: float = field(default_factory=time.perf_counter)
+    arrived_s: float | None = None
 
 
 class InferenceWorker:
@@ -35,7 +39,8 @@ class InferenceWorker:
 
     Args:
         predictor: Used by this thread alone from :meth:`start` on.
-        on_prediction: Gets each prediction; its ``timings_ms`` also has ``queue``, the wait before it began.
+        on_prediction: Gets each prediction; its ``timings_ms`` also has ``prepare``, from the input's arrival to the request, and
+            ``queue``, the wait before it began.
         on_error: Gets what was raised instead.
     """
 
@@ -96,7 +101,8 @@ class InferenceWorker:
             return
         self.queue_ms.add(queue_ms)
         self.latency_ms.add(prediction.timings_ms["total"])
-        self._on_prediction(replace(prediction, timings_ms=prediction.timings_ms | {"queue": queue_ms}))
+        prepare_ms = 0.0 if request.arrived_s is None else 1e3 * (request.submitted_s - request.arrived_s)
+        self._on_prediction(replace(prediction, timings_ms=prediction.timings_ms | {"prepare": prepare_ms, "queue": queue_ms}))
 
     def _report(self, error: Exception) -> None:
         try:

@@ -252,7 +252,7 @@ def choose_graphics() -> str:
         faults.append(f"{library}: {(trial.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     raise HostError(
         f"Got no way to render without a screen ({'; '.join(faults)}), expected EGL or OSMesa. Install them, on Debian and Ubuntu with: "
-        "apt-get install -y libegl1 libosmesa6"
+        "apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
     )
 
 

@@ -103,9 +103,17 @@ def test_an_interrupt_ends_a_demo_early_and_keeps_what_there_is(demo_host, arm_b
 
 
 def test_a_process_that_cannot_start_ends_the_demo_with_its_reason(demo_host, arm_bundle, tmp_path, mark):
-    config = DemoConfig(seconds=600, task="juggle", output=tmp_path / "demo", bundle=arm_bundle)
+    config = DemoConfig(seconds=600, task="juggle", output=tmp_path / "demo", bundle=arm_bundle, policy=False)
     with pytest.raises(HostError, match=r"driver ended with exit status 1 .*Got task 'juggle', expected one of"):
         run_demo(config, quiet())
+    assert marked(mark) == []
+
+
+def test_a_task_that_no_policy_can_do_is_refused_before_anything_is_started(demo_host, arm_bundle, tmp_path, mark):
+    config = DemoConfig(seconds=4, task="hammer", output=tmp_path / "demo", bundle=arm_bundle)
+    with pytest.raises(InputError, match=r"Got task 'hammer', which no policy can do; expected one of reach, push, .*, or --no-policy"):
+        run_demo(config, quiet())
+    assert not config.output.exists()
     assert marked(mark) == []
 
 

@@ -71,6 +71,11 @@ def test_a_camera_that_is_silent_is_stale():
     assert (said.level, said.message) == (Level.STALE, "no image for 2.0 s")
 
 
+def test_commands_of_which_none_can_be_used_are_not_taken_for_none():
+    said = health(report(images=1), report(images=5, commands_invalid=2))["commands"]
+    assert (said.level, said.message) == (Level.WARN, "2 commands could not be used")
+
+
 def test_a_robot_that_was_never_commanded_is_stale():
     said = health(report(images=5))["commands"]
     assert (said.level, said.message) == (Level.STALE, "no command yet")

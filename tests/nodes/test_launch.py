@@ -35,9 +35,8 @@ def assigned(tree: ast.Module, name: str) -> Any:
 
 
 def scripts() -> dict[str, str]:
-    """The executables in pyproject.toml; its reader is not in Python 3.10."""
-    table = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.scripts]")[2].partition("\n[")[0]
-    return dict(re.findall(r'^([\w-]+) = "([\w.:]+)"', table, re.MULTILINE))
+    """The executables in setup.py."""
+    return dict(re.findall(r'"([\w-]+) = ([\w.:]+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
 
 
 def published(kind: str) -> set[str]:

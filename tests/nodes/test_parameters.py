@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from longscape_ros.nodes.parameters import Change, PredictorParameters, changed, refusal, specs
+from longscape_ros.nodes.parameters import Change, PredictorParameters, changed, refusal, same_model, specs
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "config" / "predictor.yaml"
@@ -54,6 +54,12 @@ def test_every_declaration_is_complete(spec):
     assert not spec.choices or spec.default in spec.choices
     if number:
         assert spec.low <= spec.default <= spec.high
+
+
+def test_a_loaded_model_stays_right_when_only_live_parameters_change():
+    values = PredictorParameters()
+    assert same_model(values, changed(values, [parameter("prediction_rate", 2.0), parameter("image_timeout", 3.0)]))
+    assert not same_model(values, changed(values, [parameter("horizon", 16)]))
 
 
 def test_a_live_parameter_can_be_set_at_any_time_and_others_only_before_configuring():

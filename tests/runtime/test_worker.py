@@ -61,7 +61,13 @@ def test_a_request_comes_back_as_the_predictors_own_answer_with_the_wait(desk: D
     assert np.array_equal(prediction.frames, predictor.predict(make_snapshot(), horizon=10, seed=3).frames)
     assert prediction.status == Status.STALE_INPUT
     assert prediction.timings_ms["queue"] >= 0
+    assert prediction.timings_ms["prepare"] == 0
     assert desk.worker.predictions == 1
+
+
+def test_the_time_from_the_inputs_arrival_to_the_request_is_told(desk: Desk) -> None:
+    desk.worker.submit(Request(make_snapshot(), submitted_s=5.0, arrived_s=4.75))
+    assert desk.next().timings_ms["prepare"] == 250
 
 
 def test_while_the_worker_is_busy_the_newest_request_wins_and_the_rest_are_counted(desk: Desk) -> None:
