@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run on disk: what was calibrated on the bags, and the weights so far.
 
-``run.json`` is the description, ``autoencoder.pt`` and ``denoiser.pt`` are checkpoints of the two stages, ``log.jsonl`` has a line
-of figures every few steps.
+``run.json`` is the description, ``autoencoder.pt`` and ``denoiser.pt`` are checkpoints of the two stages, ``latents.pt`` has all
+frames encoded, ``log.jsonl`` has a line of figures every few steps.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from longscape_ros.model.world import WorldConfig, WorldModel
 
 AUTOENCODER = "autoencoder.pt"
 DENOISER = "denoiser.pt"
+LATENTS = "latents.pt"
 LOG = "log.jsonl"
 LOCK = ".lock"
 _DESCRIPTION = "run.json"

@@ -31,7 +31,7 @@ from longscape_ros.model.autoencoder import Autoencoder
 from longscape_ros.model.data import ChunkSampler, Recordings
 from longscape_ros.model.moe import ExpertFeedForward
 from longscape_ros.model.recipes import RECIPES, Recipe, Stage
-from longscape_ros.model.run import AUTOENCODER, DENOISER, LOG, Run, begin_run, claimed, load_checkpoint, save_checkpoint
+from longscape_ros.model.run import AUTOENCODER, DENOISER, LATENTS, LOG, Run, begin_run, claimed, load_checkpoint, save_checkpoint
 from longscape_ros.model.world import WorldModel
 from longscape_ros.segmentation import calibrate_threshold
 from longscape_ros.timeline import episode_grid
@@ -96,7 +96,7 @@ def _train(bags: Path, recipe: str, plan: Recipe, output: Path, topics: TopicMap
     frame_loss = _frame_loss(model.autoencoder, recordings, plan)
     finish = partial(_normalise, frames=torch.from_numpy(recordings.frames))  # the denoiser's noise has unit deviation, so shall latents
     figures = _fit(model.autoencoder, plan.autoencoder, frame_loss, output / AUTOENCODER, clock, finish=finish)
-    latents = encode_all(model.autoencoder, recordings)
+    latents = _encode_once(model.autoencoder, recordings, output / LATENTS)
     sampler = ChunkSampler(recordings, latents, run.space, run.rule, plan.context, plan.denoiser.frames)
     clock.begin("denoiser", plan.autoencoder.minutes)
     figures |= _fit(model.transformer, plan.denoiser, _chunk_loss(model, sampler, plan), output / DENOISER, clock, upcycle_at=plan.dense)
@@ -131,6 +131,16 @@ def read_recordings(bags: Path, mapping: TopicMapping, image_size: tuple[int, in
     recordings = Recordings.of(episodes)
     data = {"episodes": float(len(episodes)), "episodes.left_out": float(faults), "frames": float(len(recordings.frames))}
     return recordings, data
+
+
+def _encode_once(autoencoder: Autoencoder, recordings: Recordings, path: Path) -> Tensor:
+    """Latents of all frames by the finished autoencoder; they are kept for the time the training goes on."""
+    kept = load_checkpoint(path)
+    if kept is None:
+        kept = {"latents": encode_all(autoencoder, recordings)}
+        save_checkpoint(path, kept)
+    latents: Tensor = kept["latents"]
+    return latents
 
 
 @torch.no_grad()

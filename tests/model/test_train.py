@@ -20,7 +20,7 @@ from longscape_ros.contract import TopicMapping
 from longscape_ros.errors import BagError, InputError
 from longscape_ros.model import train as training
 from longscape_ros.model.recipes import RECIPES, Recipe, cpu, toy
-from longscape_ros.model.run import AUTOENCODER, DENOISER, LOCK, LOG, load_model, load_run, save_checkpoint
+from longscape_ros.model.run import AUTOENCODER, DENOISER, LATENTS, LOCK, LOG, load_model, load_run, save_checkpoint
 from longscape_ros.model.train import limited, read_recordings, train
 from longscape_ros.segmentation import expert_for
 
@@ -103,7 +103,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
 ) -> None:
     def save_and_stop(path: Path, checkpoint: dict[str, Any]) -> None:
         save_checkpoint(path, checkpoint)
-        if (path.stem, checkpoint["step"]) == (stage, step):
+        if (path.stem, checkpoint.get("step")) == (stage, step):
             raise KeyboardInterrupt
 
     if stage == "denoiser":
@@ -140,7 +140,7 @@ def test_experts_go_their_own_ways_after_they_were_copied(finished: Finished) ->
 
 
 def test_both_stages_have_checkpoints_and_no_half_written_ones(finished: Finished) -> None:
-    assert {path.name for path in finished.run.iterdir()} == {AUTOENCODER, DENOISER, LOG, LOCK, "run.json"}
+    assert {path.name for path in finished.run.iterdir()} == {AUTOENCODER, DENOISER, LATENTS, LOG, LOCK, "run.json"}
 
 
 def test_a_time_limit_ends_the_training(bags: Path, tmp_path: Path) -> None:
