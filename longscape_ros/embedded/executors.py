@@ -105,11 +105,12 @@ class Executor:
         self._lock = threading.RLock()
         self._nodes: list[Any] = []
         self._tasks: deque[Task] = deque()
-        self._candidates: deque[Any] = deque()
+        self._candidates: deque[tuple[Any, Any]] = deque()  # (node, entity): a node may be removed before its turn
         self._waiter: _Waiter | None = None
         self._changed = True
         self._is_shutdown = False
         self._running = 0
+        self._here = threading.local()  # depth: how many of the running callbacks are this thread's
         self._idle = threading.Condition()
         self._context.on_shutdown(self.wake)
 
@@ -175,8 +176,9 @@ class Executor:
         self._is_shutdown = True
         self.wake()
         limit = None if timeout_sec is None or timeout_sec < 0 else timeout_sec
+        own = getattr(self._here, "depth", 0)  # a callback that shuts its executor down does not wait for itself
         with self._idle:
-            if not self._idle.wait_for(lambda: self._running == 0, limit):
+            if not self._idle.wait_for(lambda: self._running <= own, limit):
                 return False
         for node in self.get_nodes():
             self.remove_node(node)
@@ -224,25 +226,29 @@ class Executor:
 
     def _run(self, work: _Work) -> None:
         """Runs a callback; a coroutine becomes a task that holds the callback's group until it ends."""
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+        try:
+            self._call(work)
+        finally:
+            self._here.depth -= 1
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def _call(self, work: _Work) -> None:
         try:
             result = work.call()
         except BaseException:
-            self._end(work)
+            work.end()
             raise
         if not inspect.iscoroutine(result):
-            self._end(work)
+            work.end()
             return
         task = Task(result, executor=None)
-        task.add_done_callback(lambda _: self._end(work))
+        task.add_done_callback(lambda _: work.end())
         task._set_executor(self)
         task()
         _raise_fault(task)
-
-    def _end(self, work: _Work) -> None:
-        work.end()
-        with self._idle:
-            self._running -= 1
-            self._idle.notify_all()
 
     def _wait_for_work(self, timeout_sec: float | None, condition: Callable[[], bool]) -> _Work:
         end = None if timeout_sec is None or timeout_sec < 0 else time.monotonic_ns() + int(timeout_sec * NANOSECONDS)
@@ -252,6 +258,7 @@ class Executor:
             work = self._take_work()
             if work is not None:
                 return work
+            self._check_running(condition)  # again: looking for work may have used up the wake-up that told of a change
             left = _UNWATCHED_WAIT_NS if end is None else end - time.monotonic_ns()
             if waited and end is not None and left <= 0:
                 raise TimeoutException
@@ -277,6 +284,8 @@ class Executor:
 
     def _followed_waiter(self) -> _Waiter:
         with self._lock:
+            if self._is_shutdown:
+                raise ShutdownException
             if self._waiter is None:
                 self._waiter = _Waiter(self._context)
                 self._changed = True
@@ -303,23 +312,22 @@ class Executor:
             while self._tasks:
                 task = self._tasks.popleft()
                 if not task.done():
-                    self._running += 1
-                    return _Work(functools.partial(_step, task), lambda: None)
+                    return self._begin(functools.partial(_step, task), lambda: None)
             if not self._candidates:
                 self._followed_waiter().wait(0)
                 self._candidates.extend(self._ready())
             while self._candidates:
-                entity = self._candidates.popleft()
-                work = self._claim(entity)
+                node, entity = self._candidates.popleft()
+                work = self._claim(entity) if node in self._nodes else None
                 if work is not None:
                     return work
         return None
 
-    def _ready(self) -> Iterator[Any]:
+    def _ready(self) -> Iterator[tuple[Any, Any]]:
         for node in self._nodes:
             for entity in node.entities():
                 if entity.is_ready() and entity.callback_group.can_execute(entity):
-                    yield entity
+                    yield node, entity
 
     def _claim(self, entity: Any) -> _Work | None:
         group = entity.callback_group
@@ -329,12 +337,16 @@ class Executor:
         if call is None:
             group.ending_execution(entity)
             return None
-        self._running += 1
 
         def end() -> None:
             group.ending_execution(entity)
             self.wake()
 
+        return self._begin(call, end)
+
+    def _begin(self, call: Callable[[], Any], end: Callable[[], None]) -> _Work:
+        with self._idle:
+            self._running += 1
         return _Work(call, end)
 
 

@@ -119,12 +119,11 @@ class Graph:
 
     def nodes(self) -> list[tuple[str, str, str]]:
         """Names, namespaces and enclaves of all nodes of the domain."""
-        enclaves = self._enclaves()
-        return [(node.node_name, node.node_namespace, enclaves.get(gid, "/")) for gid, node in self._node_infos(enclaves)]
+        return [(node.node_name, node.node_namespace, enclave) for enclave, node in self._node_infos()]
 
     def node_of(self, endpoint: Endpoint) -> tuple[str, str]:
         """Name and namespace of the node an endpoint belongs to."""
-        for _, node in self._node_infos(self._enclaves()):
+        for _, node in self._node_infos():
             gids = [bytes(gid.data) for gid in (*node.reader_gid_seq, *node.writer_gid_seq)]
             if endpoint.gid in gids:
                 return node.node_name, node.node_namespace
@@ -134,7 +133,7 @@ class Graph:
         """The publishers or the subscriptions of a node."""
         wanted = full_name(namespace, name)
         gids: set[bytes] = set()
-        for _, node in self._node_infos(self._enclaves()):
+        for _, node in self._node_infos():
             if full_name(node.node_namespace, node.node_name) == wanted:
                 gids.update(bytes(gid.data) for gid in (node.writer_gid_seq if publishers else node.reader_gid_seq))
         return [endpoint for endpoint in self.endpoints(publishers=publishers) if endpoint.gid in gids]
@@ -167,17 +166,19 @@ class Graph:
                 found.setdefault(endpoint.topic, set()).add(endpoint.type_name)
         return [(name, sorted(kinds)) for name, kinds in sorted(found.items())]
 
-    def _node_infos(self, alive: dict[bytes, str]) -> Iterator[tuple[bytes, Any]]:
+    def _node_infos(self) -> Iterator[tuple[str, Any]]:
+        """The nodes of the participants that are alive, each with its enclave."""
         with self._lock:
             for sample in self._reader.take(_MANY):
                 if hasattr(sample, "cdr"):
                     info: Any = deserialize_message(sample.cdr, message_class(_INFO_TYPE))
                     self._known[bytes(info.gid.data)] = info
-            self._known = {gid: info for gid, info in self._known.items() if gid in alive}
-            known = list(self._known.items())
-        for gid, info in known:
+            enclaves = self._enclaves()  # after the samples: whoever sent one is seen as alive by now, or has left
+            self._known = {gid: info for gid, info in self._known.items() if gid in enclaves}
+            known = [(enclaves[gid], info) for gid, info in self._known.items()]
+        for enclave, info in known:
             for node in info.node_entities_info_seq:
-                yield gid, node
+                yield enclave, node
 
     def _enclaves(self) -> dict[bytes, str]:
         """The enclaves of the participants that are alive, by GID."""

@@ -58,6 +58,10 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) ->
     except LongscapeError as error:
         (node.get_logger() if node is not None else get_logger(_PACKAGE)).fatal(str(error))
         return 1
+    except RuntimeError:  # rclpy's error of a callback that publishes when a signal has just shut rclpy down
+        if rclpy.ok():
+            raise
+        return 0
     finally:
         if part is not None:
             part.close()

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executors: what they run, in which thread, what may run at once, and what ends spinning."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from longscape_ros.embedded import api
+from longscape_ros.embedded.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from longscape_ros.embedded.context import Context
+from longscape_ros.embedded.exceptions import InvalidHandle, NotInitializedException
+from longscape_ros.embedded.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from longscape_ros.embedded.messages import message_class
+from longscape_ros.embedded.node import Node
+from longscape_ros.embedded.task import Future
+
+PATIENCE_S = 30
+String = message_class("std_msgs/msg/String")
+both_kinds = pytest.mark.parametrize("kind", [SingleThreadedExecutor, MultiThreadedExecutor])
+
+
+@pytest.fixture
+def executor_of(context):
+    """Makes executors with nodes, which are shut down at the end."""
+    made = []
+
+    def make(kind, *nodes):
+        made.append(kind(context=context))
+        for node in nodes:
+            made[-1].add_node(node)
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.shutdown(timeout_sec=PATIENCE_S)
+
+
+class Spinning(threading.Thread):
+    """Spins an executor until it ends; outcome() waits for that."""
+
+    def __init__(self, executor):
+        super().__init__(daemon=True)
+        self.executor, self.ended = executor, "still spinning"
+        self.start()
+
+    def run(self):
+        try:
+            self.executor.spin()
+            self.ended = "returned"
+        except Exception as fault:
+            self.ended = type(fault)
+
+    def outcome(self):
+        self.join(PATIENCE_S)
+        return self.ended
+
+
+def wait_until(condition):
+    end = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(condition())
+
+
+def spin_until(executor, condition):
+    end = time.monotonic() + PATIENCE_S
+    while not condition() and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+    return bool(condition())
+
+
+def test_a_single_threaded_executor_runs_callbacks_where_it_spins(make_node, executor_of):
+    node = make_node()
+    threads = []
+    node.create_guard_condition(lambda: threads.append(threading.current_thread())).trigger()
+    executor_of(SingleThreadedExecutor, node).spin_once(timeout_sec=PATIENCE_S)
+    assert threads == [threading.current_thread()]
+
+
+def test_a_multi_threaded_executor_runs_callbacks_in_its_own_threads(make_node, executor_of):
+    node = make_node()
+    threads = []
+    node.create_guard_condition(lambda: threads.append(threading.current_thread())).trigger()
+    assert spin_until(executor_of(MultiThreadedExecutor, node), lambda: threads)
+    assert threads[0] is not threading.current_thread()
+
+
+@both_kinds
+def test_messages_timers_and_conditions_are_served(make_node, executor_of, kind):
+    node = make_node()
+    served = []
+    node.create_subscription(String, "text", lambda message: served.append(message.data), 10)
+    publisher = node.create_publisher(String, "text", 10)
+    guard = node.create_guard_condition(lambda: served.append("condition"))
+    timer = node.create_timer(0.01, lambda: served.append("timer") or timer.cancel())
+    executor = executor_of(kind, node)
+    assert spin_until(executor, lambda: publisher.get_subscription_count() == 1)
+    publisher.publish(String(data="message"))
+    guard.trigger()
+    assert spin_until(executor, lambda: len(served) == 3)
+    assert set(served) == {"message", "timer", "condition"}
+
+
+def test_spinning_once_without_work_lasts_until_the_timeout(make_node, executor_of):
+    executor = executor_of(SingleThreadedExecutor, make_node())
+    start = time.monotonic()
+    executor.spin_once(timeout_sec=0.1)
+    assert time.monotonic() - start > 0.05
+
+
+def test_spinning_once_runs_one_callback(make_node, executor_of):
+    node = make_node()
+    ran = []
+    for name in "ab":
+        node.create_guard_condition(lambda name=name: ran.append(name)).trigger()
+    executor = executor_of(SingleThreadedExecutor, node)
+    executor.spin_once(timeout_sec=0)
+    assert ran == ["a"]
+    executor.spin_once(timeout_sec=0)
+    assert ran == ["a", "b"]
+
+
+def test_a_timer_that_is_always_due_lets_others_have_their_turn(make_node, executor_of):
+    node = make_node()
+    order = []
+    node.create_timer(0.0, lambda: order.append("timer"))
+    for _ in range(2):
+        node.create_guard_condition(lambda: order.append("condition")).trigger()
+    executor = executor_of(SingleThreadedExecutor, node)
+    for _ in range(3):
+        executor.spin_once(timeout_sec=PATIENCE_S)
+    assert sorted(order) == ["condition", "condition", "timer"]
+
+
+def test_a_destroyed_timer_never_fires_again(make_node, executor_of):
+    node = make_node()
+    fired = []
+    timer, other = node.create_timer(0.01, lambda: fired.append("destroyed")), node.create_timer(0.01, lambda: fired.append("other"))
+    executor = executor_of(SingleThreadedExecutor, node)
+    assert node.destroy_timer(timer)
+    assert spin_until(executor, lambda: len(fired) == 3)
+    assert fired == ["other"] * 3
+    assert not node.destroy_timer(timer)
+    assert not other.is_canceled()
+
+
+def test_a_condition_triggered_twice_calls_back_once(make_node, executor_of):
+    node = make_node()
+    ran = []
+    guard = node.create_guard_condition(lambda: ran.append(1))
+    guard.trigger()
+    guard.trigger()
+    executor = executor_of(SingleThreadedExecutor, node)
+    for _ in range(2):
+        executor.spin_once(timeout_sec=0)
+    assert ran == [1]
+    assert node.destroy_guard_condition(guard)
+    with pytest.raises(InvalidHandle, match="guard condition has been destroyed"):
+        guard.trigger()
+
+
+def test_a_condition_wakes_who_waits_in_another_thread(make_node, executor_of):
+    node = make_node()
+    ran = threading.Event()
+    guard = node.create_guard_condition(ran.set)
+    executor = executor_of(SingleThreadedExecutor, node)
+    spinning = Spinning(executor)
+    guard.trigger()
+    assert ran.wait(PATIENCE_S)
+    executor.shutdown()
+    assert spinning.outcome() == "returned"
+
+
+@both_kinds
+def test_what_is_created_while_spinning_is_served(make_node, executor_of, kind):
+    node = make_node("early")
+    heard = threading.Event()
+    executor = executor_of(kind, node)
+    spinning = Spinning(executor)
+    node.create_subscription(String, "text", lambda message: heard.set(), 10)
+    publisher = node.create_publisher(String, "text", 10)
+    assert wait_until(lambda: publisher.get_subscription_count() == 1)
+    publisher.publish(String())
+    assert heard.wait(PATIENCE_S)
+    late = make_node("late")
+    fired = threading.Event()
+    late.create_timer(0.01, fired.set)
+    executor.add_node(late)
+    assert fired.wait(PATIENCE_S)
+    executor.shutdown()
+    assert spinning.outcome() == "returned"
+
+
+def test_a_node_is_added_once_and_belongs_to_one_executor(make_node, executor_of):
+    node = make_node()
+    first, second = executor_of(SingleThreadedExecutor), executor_of(SingleThreadedExecutor)
+    assert [first.add_node(node), first.add_node(node)] == [True, False]
+    assert second.add_node(node)
+    assert (first.get_nodes(), second.get_nodes(), node.executor) == ([], [node], second)
+    node.destroy_node()
+    assert second.get_nodes() == []
+
+
+def test_callbacks_of_a_removed_node_rest_even_if_they_were_ready_before(make_node):
+    node, other = make_node("removed"), make_node("other")
+    ran = []
+    for name in "ab":
+        node.create_guard_condition(lambda name=name: ran.append(name)).trigger()
+    other.create_guard_condition(lambda: ran.append("other")).trigger()
+    api.spin_once(node, timeout_sec=0)
+    api.spin_once(other, timeout_sec=0)
+    assert ran == ["a", "other"]
+    api.spin_once(node, timeout_sec=0)
+    assert ran == ["a", "other", "b"]
+
+
+def test_reentrant_callbacks_run_at_once(make_node, executor_of):
+    node = make_node()
+    meeting = threading.Barrier(2, timeout=PATIENCE_S)
+    met = []
+    group = ReentrantCallbackGroup()
+    for _ in range(2):
+        node.create_guard_condition(lambda: met.append(meeting.wait()), group).trigger()
+    assert spin_until(executor_of(MultiThreadedExecutor, node), lambda: len(met) == 2)
+
+
+@pytest.mark.parametrize("group", [MutuallyExclusiveCallbackGroup(), None])
+def test_callbacks_of_an_exclusive_group_wait_for_each_other_and_hold_up_no_one_else(make_node, executor_of, group):
+    node = make_node()
+    release, order = threading.Event(), []
+
+    def first():
+        order.append("first starts")
+        release.wait(PATIENCE_S)
+        order.append("first ends")
+
+    guards = [node.create_guard_condition(call, group) for call in (first, lambda: order.append("second"))]
+    free = node.create_guard_condition(lambda: order.append("free"), MutuallyExclusiveCallbackGroup())
+    executor = executor_of(MultiThreadedExecutor, node)
+    for guard in guards:
+        guard.trigger()
+    assert spin_until(executor, lambda: order)
+    free.trigger()
+    assert spin_until(executor, lambda: "free" in order)
+    release.set()
+    assert spin_until(executor, lambda: "second" in order)
+    assert order == ["first starts", "free", "first ends", "second"]
+
+
+def test_a_coroutine_holds_its_group_until_it_ends(make_node, executor_of):
+    node = make_node()
+    answer, order = Future(), []
+
+    async def ask():
+        order.append("asked")
+        order.append(await answer)
+
+    node.create_guard_condition(ask).trigger()
+    node.create_guard_condition(lambda: order.append("after")).trigger()
+    node.create_guard_condition(lambda: order.append("aside"), ReentrantCallbackGroup()).trigger()
+    executor = executor_of(SingleThreadedExecutor, node)
+    assert spin_until(executor, lambda: "aside" in order)
+    answer.set_result("answered")
+    assert spin_until(executor, lambda: "after" in order)
+    assert order == ["asked", "aside", "answered", "after"]
+
+
+@both_kinds
+def test_tasks_run_with_the_callbacks_and_give_results(make_node, executor_of, kind):
+    executor = executor_of(kind, make_node())
+
+    async def double(number):
+        return 2 * await executor.create_task(lambda: number)
+
+    task = executor.create_task(double, 21)
+    executor.spin_until_future_complete(task, timeout_sec=PATIENCE_S)
+    assert (task.done(), task.result()) == (True, 42)
+
+
+@both_kinds
+def test_an_exception_comes_out_of_spinning(make_node, executor_of, kind):
+    node = make_node()
+
+    def stumble():
+        raise KeyError("stumbled")
+
+    executor = executor_of(kind, node)
+    node.create_guard_condition(stumble).trigger()
+    with pytest.raises(KeyError, match="stumbled"):
+        executor.spin()
+    task = executor.create_task(stumble)
+    with pytest.raises(KeyError, match="stumbled"):
+        executor.spin()
+    assert isinstance(task.exception(), KeyError)
+
+
+def test_a_future_done_in_another_thread_ends_the_wait_for_it(make_node, executor_of):
+    future = Future()
+    executor = executor_of(SingleThreadedExecutor, make_node())
+    executor.spin_until_future_complete(future, timeout_sec=0.01)
+    assert not future.done()
+    threading.Timer(0.05, future.set_result, ["done"]).start()
+    executor.spin_until_future_complete(future)
+    assert future.result() == "done"
+
+
+def test_a_future_tells_its_callbacks_once(make_node, executor_of):
+    executor = executor_of(SingleThreadedExecutor, make_node())
+    seen = []
+    future = Future(executor=executor)
+    future.add_done_callback(lambda done: seen.append(done.result()))
+    future.set_result(1)
+    assert seen == []
+    assert spin_until(executor, lambda: seen)
+    plain = Future()
+    plain.cancel()
+    plain.add_done_callback(lambda done: seen.append(done.cancelled()))
+    assert seen == [1, True]
+
+
+def test_functions_of_rclpy_spin_a_single_node(make_node, context):
+    node = make_node()
+    ran, future = [], Future()
+    node.create_guard_condition(lambda: ran.append(1)).trigger()
+    api.spin_once(node, timeout_sec=PATIENCE_S)
+    node.create_timer(0.01, lambda: future.set_result("fired"))
+    api.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
+    assert (ran, future.result(), node.executor) == ([1], "fired", None)
+    node.create_guard_condition(context.try_shutdown).trigger()
+    api.spin(node)
+    assert not context.ok()
+
+
+@both_kinds
+@pytest.mark.parametrize("what", ["executor", "context"])
+def test_shutting_down_ends_spinning(make_node, executor_of, context, kind, what):
+    node = make_node()
+    running = threading.Event()
+    node.create_timer(0.01, running.set)
+    executor = executor_of(kind, node)
+    spinning = Spinning(executor)
+    assert running.wait(PATIENCE_S)
+    {"executor": executor, "context": context}[what].shutdown()
+    assert spinning.outcome() in ("returned", ExternalShutdownException)
+
+
+@pytest.mark.parametrize("what", ["future", "executor", "context"])
+def test_what_ends_spinning_is_noticed_while_work_is_looked_for(make_node, executor_of, context, monkeypatch, what):
+    executor, future = executor_of(SingleThreadedExecutor, make_node()), Future()
+    executor.spin_once(timeout_sec=0)
+    end = {"future": lambda: future.set_result(1), "executor": executor.shutdown, "context": context.try_shutdown}[what]
+    look_for_work = executor._take_work
+
+    def look_for_work_after_the_end():
+        end()
+        return look_for_work()
+
+    monkeypatch.setattr(executor, "_take_work", look_for_work_after_the_end)
+    monkeypatch.setattr(executor, "spin", lambda: executor.spin_until_future_complete(future))
+    assert Spinning(executor).outcome() in ("returned", ExternalShutdownException)
+
+
+@both_kinds
+def test_a_callback_may_shut_its_executor_down(make_node, executor_of, kind):
+    node = make_node()
+    executor = executor_of(kind, node)
+    node.create_guard_condition(executor.shutdown).trigger()
+    assert Spinning(executor).outcome() == "returned"
+    assert wait_until(lambda: (executor.get_nodes(), node.executor) == ([], None))
+
+
+def test_spinning_after_shutdown_is_refused(make_node, executor_of, context):
+    executor = executor_of(SingleThreadedExecutor, make_node())
+    context.shutdown()
+    with pytest.raises(ExternalShutdownException):
+        executor.spin_once(timeout_sec=0)
+
+
+def test_shutting_down_waits_for_what_runs(make_node, context):
+    node = make_node()
+    started, release = threading.Event(), threading.Event()
+    node.create_guard_condition(lambda: started.set() or release.wait(PATIENCE_S)).trigger()
+    with MultiThreadedExecutor(2, context=context) as executor:
+        executor.add_node(node)
+        spinning = Spinning(executor)
+        assert started.wait(PATIENCE_S)
+        assert not executor.shutdown(timeout_sec=0.01)
+        release.set()
+        assert executor.shutdown(timeout_sec=PATIENCE_S)
+        assert spinning.outcome() == "returned"
+
+
+def test_shutting_down_does_not_wait_for_a_coroutine_that_waits(make_node, executor_of):
+    node = make_node()
+    reached, never = [], Future()
+
+    async def wait():
+        reached.append(1)
+        await never
+
+    node.create_guard_condition(wait).trigger()
+    executor = executor_of(SingleThreadedExecutor, node)
+    assert spin_until(executor, lambda: reached)
+    assert executor.shutdown(timeout_sec=PATIENCE_S)
+
+
+def test_a_context_is_initialized_once_and_shut_down_once():
+    context = Context()
+    with pytest.raises(RuntimeError, match="must be initialized before"):
+        context.shutdown()
+    with pytest.raises(NotInitializedException, match="cannot create node"):
+        Node("early", context=context)
+    context.init([])
+    with pytest.raises(RuntimeError, match="only be called once"):
+        context.init([])
+    told = []
+    context.on_shutdown(lambda: told.append(1))
+    context.shutdown()
+    assert (context.ok(), told) == (False, [1])
+    with pytest.raises(RuntimeError, match="already called"):
+        context.shutdown()
+    context.try_shutdown()
+    with pytest.raises(NotInitializedException, match="cannot create node"):
+        Node("late", context=context)

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lifecycle nodes: where each transition leads, what is called on the way, and who may speak."""
+
+from __future__ import annotations
+
+import pytest
+
+from longscape_ros.embedded.exceptions import RCLError
+from longscape_ros.embedded.lifecycle import LifecycleNode, LifecycleNodeMixin, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
+from longscape_ros.embedded.messages import message_class
+
+SUCCESS, FAILURE, ERROR = TransitionCallbackReturn
+String, TransitionEvent = message_class("std_msgs/msg/String"), message_class("lifecycle_msgs/msg/TransitionEvent")
+WAY = {
+    "unconfigured": [],
+    "inactive": ["configure"],
+    "active": ["configure", "activate"],
+    "finalized": ["configure", "shutdown"],
+}
+
+
+class Robot(LifecycleNode):
+    """Notes what is called; `answers` says how a callback goes: a result, or an exception to raise."""
+
+    def __init__(self, name, *, answers=None, **options):
+        self.called, self.answers = [], answers or {}
+        super().__init__(name, **options)
+
+    def _answer(self, callback, state, usual):
+        self.called.append(f"{callback} from {state.label}")
+        answer = self.answers.get(callback, usual)
+        if isinstance(answer, Exception):
+            raise answer
+        return usual(state) if answer is usual else answer
+
+    def on_configure(self, state):
+        return self._answer("configure", state, super().on_configure)
+
+    def on_activate(self, state):
+        return self._answer("activate", state, super().on_activate)
+
+    def on_deactivate(self, state):
+        return self._answer("deactivate", state, super().on_deactivate)
+
+    def on_cleanup(self, state):
+        return self._answer("cleanup", state, super().on_cleanup)
+
+    def on_shutdown(self, state):
+        return self._answer("shutdown", state, super().on_shutdown)
+
+    def on_error(self, state):
+        return self._answer("error", state, super().on_error)
+
+
+@pytest.fixture
+def make_robot(make_node):
+    def make(state="unconfigured", **answers):
+        robot = make_node("robot", kind=Robot)
+        go(robot, *WAY[state])
+        robot.called.clear()
+        robot.answers = answers
+        return robot
+
+    return make
+
+
+def go(robot, *transitions):
+    return [getattr(robot, f"trigger_{name}")() for name in transitions]
+
+
+def state_of(robot):
+    return robot._state_machine.current_state[1]
+
+
+def test_a_node_goes_through_its_life(make_robot):
+    robot = make_robot()
+    states = [(*go(robot, name), state_of(robot)) for name in ("configure", "activate", "deactivate", "cleanup", "shutdown")]
+    assert states == [(SUCCESS, state) for state in ("inactive", "active", "inactive", "unconfigured", "finalized")]
+    assert robot.called == [
+        "configure from unconfigured",
+        "activate from inactive",
+        "deactivate from active",
+        "cleanup from inactive",
+        "shutdown from unconfigured",
+    ]
+
+
+@pytest.mark.parametrize("start", ["unconfigured", "inactive", "active"])
+def test_a_node_can_be_shut_down_from_every_state_and_only_once(make_robot, start):
+    robot = make_robot(start)
+    assert go(robot, "shutdown", "shutdown") == [SUCCESS, None]
+    assert (state_of(robot), robot.called) == ("finalized", [f"shutdown from {start}"])
+
+
+@pytest.mark.parametrize(
+    ("transition", "start", "end"),
+    [
+        ("configure", "unconfigured", "unconfigured"),
+        ("activate", "inactive", "inactive"),
+        ("deactivate", "active", "active"),
+        ("cleanup", "inactive", "inactive"),
+        ("shutdown", "active", "finalized"),
+    ],
+)
+def test_a_failure_leaves_the_node_where_it_was_unless_it_is_shut_down(make_robot, transition, start, end):
+    robot = make_robot(start, **{transition: FAILURE})
+    assert go(robot, transition) == [FAILURE]
+    assert (state_of(robot), robot.called) == (end, [f"{transition} from {start}"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (RuntimeError("broken"), "on_activate from inactive raised RuntimeError: broken"),
+        (ERROR, ""),
+        (None, "on_activate from inactive returned None; expected a TransitionCallbackReturn"),
+        ("SUCCESS", "on_activate from inactive returned 'SUCCESS'; expected a TransitionCallbackReturn"),
+    ],
+)
+def test_exceptions_errors_and_unknown_answers_go_to_on_error(make_robot, capsys, answer, said):
+    robot = make_robot("inactive", activate=answer)
+    assert go(robot, "activate") == [ERROR]
+    assert (state_of(robot), robot.called) == ("unconfigured", ["activate from inactive", "error from inactive"])
+    assert said in capsys.readouterr().err
+    assert go(robot, "configure") == [SUCCESS]
+
+
+@pytest.mark.parametrize("answer", [FAILURE, ERROR, RuntimeError("worse")])
+def test_an_error_that_is_not_handled_finalizes_the_node(make_robot, answer):
+    robot = make_robot("inactive", activate=RuntimeError("bad"), error=answer)
+    assert go(robot, "activate") == [ERROR]
+    assert state_of(robot) == "finalized"
+
+
+@pytest.mark.parametrize(
+    ("start", "transition", "ways"),
+    [
+        ("unconfigured", "activate", "configure, shutdown"),
+        ("inactive", "configure", "cleanup, activate, shutdown"),
+        ("active", "cleanup", "deactivate, shutdown"),
+        ("finalized", "configure", "none"),
+    ],
+)
+def test_a_transition_that_does_not_exist_is_refused_and_nothing_is_called(make_robot, start, transition, ways):
+    robot = make_robot(start)
+    with pytest.raises(RCLError, match=f"Got the transition '{transition}' in the state '{start}', expected one of: {ways}"):
+        go(robot, transition)
+    assert (state_of(robot), robot.called) == (start, [])
+
+
+def test_a_lifecycle_publisher_is_silent_unless_active(make_robot, make_node, spin):
+    robot, listener = make_robot(), make_node("listener")
+    heard = []
+    listener.create_subscription(String, "text", lambda message: heard.append(message.data), 10)
+    guarded, free = robot.create_lifecycle_publisher(String, "text", 10), robot.create_publisher(String, "text", 10)
+    assert spin([robot, listener], lambda: guarded.get_subscription_count() == free.get_subscription_count() == 1)
+    for transition in ("configure", "activate", "deactivate", "activate"):
+        guarded.publish(String(data=f"before {transition}"))
+        go(robot, transition)
+    guarded.publish(String(data="active"))
+    free.publish(String(data="end"))
+    assert spin([robot, listener], lambda: "end" in heard)
+    assert heard == ["before deactivate", "active", "end"]
+    assert guarded.is_activated
+
+
+def test_a_destroyed_lifecycle_publisher_follows_no_more(make_robot):
+    robot = make_robot("inactive")
+    publisher = robot.create_lifecycle_publisher(String, "text", 10)
+    assert robot.destroy_lifecycle_publisher(publisher)
+    assert go(robot, "activate") == [SUCCESS]
+    assert not publisher.is_activated
+    assert not robot.destroy_lifecycle_publisher(publisher)
+
+
+def test_the_class_of_a_lifecycle_publisher_is_fixed(make_robot):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'publisher_class'"):
+        make_robot().create_lifecycle_publisher(String, "text", 10, publisher_class=object)
+
+
+def test_every_step_is_told_on_transition_event(make_robot, make_node, spin):
+    robot, listener = make_robot(), make_node("listener")
+    events = []
+    listener.create_subscription(TransitionEvent, "/robot/transition_event", events.append, 10)
+    assert spin([listener], lambda: robot._transition_events.get_subscription_count() == 1)
+    go(robot, "configure")
+    assert spin([listener], lambda: len(events) == 2)
+    steps = [(event.transition.id, event.transition.label, event.start_state.label, event.goal_state.label) for event in events]
+    assert steps == [
+        (1, "configure", "unconfigured", "configuring"),
+        (10, "transition_success", "configuring", "inactive"),
+    ]
+    assert (events[1].start_state.id, events[1].goal_state.id) == (10, 2)
+    assert 0 < events[0].timestamp <= events[1].timestamp
+
+
+def test_a_node_can_keep_its_transitions_to_itself(make_node):
+    robot = make_node("robot", kind=Robot, enable_communication_interface=False)
+    assert go(robot, "configure") == [SUCCESS]
+    assert "/robot/transition_event" not in [publisher.topic_name for publisher in robot.publishers]
+
+
+def test_transitions_work_after_shutdown_of_the_context(make_robot, context):
+    robot = make_robot("active")
+    context.shutdown()
+    assert go(robot, "deactivate", "cleanup", "shutdown") == [SUCCESS] * 3
+
+
+def test_managed_entities_follow_up_to_the_first_that_does_not_succeed(make_robot):
+    robot = make_robot("inactive")
+    asked = []
+
+    class Part(ManagedEntity):
+        def __init__(self, name, answer):
+            self.name, self.answer = name, answer
+
+        def on_activate(self, state):
+            asked.append(f"{self.name} from {state.label}")
+            return self.answer
+
+    for part in (Part("first", SUCCESS), Part("second", FAILURE), Part("third", SUCCESS)):
+        robot.add_managed_entity(part)
+        robot.add_managed_entity(part)
+    assert go(robot, "activate") == [FAILURE]
+    assert (asked, state_of(robot)) == (["first from inactive", "second from inactive"], "inactive")
+
+
+def test_methods_of_a_managed_entity_can_rest_while_it_is_disabled(make_robot):
+    class Lamp(SimpleManagedEntity):
+        @SimpleManagedEntity.when_enabled
+        def shine(self):
+            return "light"
+
+        @SimpleManagedEntity.when_enabled(when_not_enabled=lambda self: "off")
+        def state(self):
+            return "on"
+
+    robot, lamp = make_robot("inactive"), Lamp()
+    robot.add_managed_entity(lamp)
+    go(robot, "activate")
+    seen = [(lamp.shine(), lamp.state())]
+    go(robot, "deactivate")
+    assert [*seen, (lamp.shine(), lamp.state())] == [("light", "on"), (None, "off")]
+
+
+def test_the_mixin_needs_a_node():
+    with pytest.raises(TypeError, match="expected a class with the bases LifecycleNodeMixin and Node"):
+        LifecycleNodeMixin()
