@@ -26,8 +26,9 @@ PATIENCE_S = 60.0
 """How long another program may take to answer."""
 
 DISCOVERY_RANGES = ("SUBNET", "LOCALHOST", "OFF", "SYSTEM_DEFAULT")
-HIGHEST_DOMAIN = 101
-"""Higher domain ids run into the ports that Linux hands out by itself."""
+HIGHEST_DOMAIN = 232
+SHARED_DOMAINS = range(102, 215)
+"""Domains whose ports Linux hands out by itself."""
 
 _CLIENT_LIBRARY = """
 from longscape_ros.embedded import ensure_rclpy
@@ -102,10 +103,13 @@ def _client_library() -> Check:
 
 def _dds() -> Iterator[Check]:
     domain = os.environ.get("ROS_DOMAIN_ID", "") or "0"
-    if domain.isdigit() and int(domain) <= HIGHEST_DOMAIN:
-        yield Check("dds_domain", "ok", f"{domain}{'' if os.environ.get('ROS_DOMAIN_ID') else ' (ROS_DOMAIN_ID is not set)'}")
+    remedy = f"set it to a number from 0 to {SHARED_DOMAINS.start - 1}, or unset it"
+    if not domain.isdecimal() or int(domain) > HIGHEST_DOMAIN:
+        yield Check("dds_domain", "missing", f"ROS_DOMAIN_ID={domain}", remedy)
+    elif int(domain) in SHARED_DOMAINS:
+        yield Check("dds_domain", "note", f"ROS_DOMAIN_ID={domain}; its ports may be in use by other programs", remedy)
     else:
-        yield Check("dds_domain", "missing", f"ROS_DOMAIN_ID={domain}", f"set it to a number from 0 to {HIGHEST_DOMAIN}, or unset it")
+        yield Check("dds_domain", "ok", f"{domain}{'' if os.environ.get('ROS_DOMAIN_ID') else ' (ROS_DOMAIN_ID is not set)'}")
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper()
     local = os.environ.get("ROS_LOCALHOST_ONLY") == "1"
     if reach and reach not in DISCOVERY_RANGES:

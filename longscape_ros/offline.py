@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -264,7 +265,7 @@ def predict_bag(
 
     Args:
         bag: The recording.
-        output: ``NAME.mcap``.
+        output: ``NAME.mcap``; appears, or replaces an older one, when it is complete.
         bundle: The model.
         mapping: See :func:`replay`, as all that follows but ``progress``.
         plan: What is known of the commands.
@@ -281,11 +282,13 @@ def predict_bag(
         ``meta.output``, ``meta.skipped`` (why).
 
     Raises:
-        InputError: ``output`` is no MCAP file, or nothing could be predicted.
+        InputError: ``output`` is no MCAP file or part of the recording, or nothing could be predicted.
         LongscapeError: see :func:`replay`.
     """
     if output.suffix != ".mcap":
         raise InputError(f"Got {output} to write to, expected a name that ends in .mcap.")
+    if bag.resolve() in (output.resolve(), *output.resolve().parents):
+        raise InputError(f"Got {output} to write to, which belongs to the recording; expected another place.")
     source = Replay(bundle, bag, mapping, ReplayConfig(plan, every, horizon, plan_extension))
     kept = _kept_topics(bag, source.mapping)
     began_ns, ended_ns = span_ns(bag)
@@ -293,8 +296,9 @@ def predict_bag(
     begin = time.perf_counter()
     predictor = Predictor(bundle, create_backend(bundle, backend))
     run = _Run(predictor, source, horizon)
+    partial_output = output.with_name(f".{output.stem}.{os.getpid()}.mcap")
     try:
-        with BagWriter(output) as writer:
+        with BagWriter(partial_output) as writer:
             for received_ns, write in heapq.merge(_copies(bag, kept), run.records(), key=itemgetter(0)):
                 write(writer)
                 if progress is not None:
@@ -302,10 +306,9 @@ def predict_bag(
                     progress(done, seconds, f"{len(run.times_ms)} predictions")
             if not run.times_ms:
                 raise InputError(f"Got no prediction from {source.images} images of {bag}: {_reasons(source.skipped) or 'none was usable'}")
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+        os.replace(partial_output, output)
     finally:
+        partial_output.unlink(missing_ok=True)
         predictor.backend.close()
     spent = time.perf_counter() - begin
     return {

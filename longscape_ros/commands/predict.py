@@ -65,7 +65,8 @@ def outputs(bags: list[Path], at: Path, output: Path) -> list[Path]:
     """Where the predictions of each recording go: the file that is named, or a file for each in the folder that is named."""
     if bags == [at] or (len(bags) == 1 and output.suffix == ".mcap"):
         return [output]
-    return [output / bag.relative_to(at).with_suffix(".mcap") for bag in bags]
+    names = (str(bag.relative_to(at)).removesuffix(".mcap") for bag in bags)
+    return [output / f"{name}.mcap" for name in names]
 
 
 def _sum(results: list[Figures]) -> Figures:

@@ -74,7 +74,9 @@ class Driver:
             self._next_ns += topics.PERIOD_NS
         self.counters["images_left_out"] += due - 1
         if due > 1:
-            self._warn(f"Too slow for 20 Hz: {self.counters['images_left_out']} images were left out so far.")
+            # not shared with the other warning: rclpy throttles by line
+            text = f"Too slow for 20 Hz: {self.counters['images_left_out']} images were left out so far."
+            self._node.get_logger().warning(text, throttle_duration_sec=THROTTLE_S)
         self._publish(self._next_ns - topics.PERIOD_NS)
 
     def _publish(self, stamp_ns: int) -> None:
@@ -89,12 +91,10 @@ class Driver:
             self._execution.accept(plan_from_message(message, self._source, self._now_ns()))
         except InputError as error:
             self.counters["trajectories_refused"] += 1
-            self._warn(f"{error} ({self.counters['trajectories_refused']} trajectories refused so far.)")
+            text = f"{error} ({self.counters['trajectories_refused']} trajectories refused so far.)"
+            self._node.get_logger().warning(text, throttle_duration_sec=THROTTLE_S)
         else:
             self.counters["trajectories"] += 1
-
-    def _warn(self, text: str) -> None:
-        self._node.get_logger().warning(text, throttle_duration_sec=THROTTLE_S)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from longscape_ros.bags.mapping import save_mapping
 from longscape_ros.bags.writer import BagWriter, bag_types
 from longscape_ros.contract import NANOSECONDS
-from longscape_ros.errors import InputError
+from longscape_ros.errors import HostError, InputError
 from longscape_ros.messages import compressed_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm, choose_graphics
@@ -61,6 +63,8 @@ class EpisodeConfig:
     def __post_init__(self) -> None:
         if self.task not in SKILLS:
             raise InputError(f"Got task {self.task!r}, expected one of {', '.join(SKILLS)}.")
+        if self.seed < 0:
+            raise InputError(f"Got seed {self.seed}, expected zero or more.")
         if self.frames < 2 or not 8 <= self.image_size <= 240:
             raise InputError(f"Got {self.frames} frames of {self.image_size} pixels, expected at least 2 frames of 8 to 240 pixels.")
 
@@ -116,11 +120,13 @@ def generate(
 
     Raises:
         InputError: There is no such task, or a number is out of range.
-        HostError: Meta-World or a graphics library is missing.
+        HostError: Meta-World or a graphics library is missing, or a worker was killed.
     """
     configs = [EpisodeConfig(task, seed + i, image_size, frames) for i in range(episodes) for task in tasks]
     if not configs:
         raise InputError(f"Got {len(tasks)} tasks and {episodes} episodes, expected at least one of each.")
+    if workers is not None and workers < 1:
+        raise InputError(f"Got {workers} workers, expected at least one.")
     choose_graphics()
     output.mkdir(parents=True, exist_ok=True)
     save_mapping(output / "mapping.yaml", topics.mapping(recorded=True))
@@ -140,11 +146,23 @@ def _in_parallel(configs: Sequence[EpisodeConfig], output: Path, workers: int) -
     if not configs:
         return
     spawn = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, len(configs)), mp_context=spawn, initializer=_begin_worker) as pool:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it: Ctrl-C is this process's business
         waiting = {pool.submit(record_bag, config, output): config.name for config in configs}
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
+        except BrokenProcessPool as error:
+            raise HostError(
+                "Got a worker process that was killed, perhaps for want of memory, expected it to finish its episode; "
+                "use fewer --workers. The episodes so far are kept."
+            ) from error
+        except BaseException:  # nobody waits for the episodes that have begun
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -69,6 +69,10 @@ def run(name: str, make: Callable[[Any], Part], args: Sequence[str] | None) -> i
     except LongscapeError as error:
         node.get_logger().fatal(str(error))
         return 1
+    except RuntimeError:  # rclpy's error of a callback that publishes when a signal has just shut rclpy down
+        if rclpy.ok():
+            raise
+        return 0
     finally:
         if part is not None:
             part.close()
