@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -296,9 +295,8 @@ def predict_bag(
     begin = time.perf_counter()
     predictor = Predictor(bundle, create_backend(bundle, backend))
     run = _Run(predictor, source, horizon)
-    partial_output = output.with_name(f".{output.stem}.{os.getpid()}.mcap")
     try:
-        with BagWriter(partial_output) as writer:
+        with BagWriter(output) as writer:
             for received_ns, write in heapq.merge(_copies(bag, kept), run.records(), key=itemgetter(0)):
                 write(writer)
                 if progress is not None:
@@ -306,9 +304,7 @@ def predict_bag(
                     progress(done, seconds, f"{len(run.times_ms)} predictions")
             if not run.times_ms:
                 raise InputError(f"Got no prediction from {source.images} images of {bag}: {_reasons(source.skipped) or 'none was usable'}")
-        os.replace(partial_output, output)
     finally:
-        partial_output.unlink(missing_ok=True)
         predictor.backend.close()
     spent = time.perf_counter() - begin
     return {

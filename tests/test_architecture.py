@@ -18,7 +18,7 @@ CORE = {"contract", "errors"}
 INPUT = CORE | {"actions"}
 MIDDLE = INPUT | {"messages", "segmentation", "timeline", "bundle"}
 BELOW_NODES = MIDDLE | {"runtime", "bags"}
-EVERYTHING = BELOW_NODES | {"nodes", "embedded", "model", "export", "simulation", "evaluation", "bench", "demo"}
+EVERYTHING = BELOW_NODES | {"host", "nodes", "embedded", "model", "export", "simulation", "evaluation", "bench", "demo"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -31,10 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": MIDDLE,
     "bags": INPUT | {"messages", "timeline"},
     "embedded": {"errors"},
-    "nodes": BELOW_NODES | {"embedded"},
+    "host": {"errors", "embedded"},
+    "nodes": BELOW_NODES | {"host"},
     "model": INPUT | {"segmentation", "timeline", "bags"},
     "export": BELOW_NODES | {"model"},
-    "simulation": INPUT | {"messages", "embedded", "bags"},
+    "simulation": INPUT | {"messages", "host", "bags"},
     "evaluation": BELOW_NODES,
     "bench": BELOW_NODES,
     "demo": EVERYTHING,
@@ -53,7 +54,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnx": {"export"},
     "onnxscript": {"export"},
     "tensorrt": {"runtime", "export"},
-    "rclpy": {"nodes", "simulation", "demo", "embedded"},
+    "rclpy": {"host", "nodes", "simulation", "demo", "embedded"},
     "cyclonedds": {"embedded"},
     "mujoco": {"simulation"},
     "metaworld": {"simulation"},

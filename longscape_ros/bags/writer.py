@@ -37,7 +37,7 @@ def bag_types() -> Callable[[str], type]:
 
 
 class BagWriter:
-    """Writes one recording; a context manager. The recording appears under its name when it is complete.
+    """Writes one recording; a context manager. The recording appears under its name when it is complete; after a fault it does not.
 
     Args:
         path: ``NAME.mcap``: a single MCAP file, replaced if it exists; anything else: a rosbag2 folder, which must not exist.
@@ -66,7 +66,10 @@ class BagWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            self.discard()
 
     def write(self, topic: str, type_name: str, received_ns: int, message: Any) -> None:
         """Write a message of the classes of :func:`bag_types`.
@@ -109,6 +112,12 @@ class BagWriter:
         else:
             written.rename(self.path)
         shutil.rmtree(self._temporary)
+
+    def discard(self) -> None:
+        """Leave nothing of the recording; what was there before stays."""
+        if self._temporary.exists():
+            self._writer.close()
+            shutil.rmtree(self._temporary)
 
     def _connect(self, topic: str, type_name: str, definition: str, digest: str) -> Any:
         if type_name in bag_store().types:

@@ -14,7 +14,7 @@ from longscape_ros.commands.terminal import Figures, Terminal
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="folder with recordings at or below it")
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="cpu (100 minutes), cpu-short (10 minutes) or toy (seconds)")
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="cpu (90 minutes), cpu-short (10 minutes) or toy (seconds)")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--minutes", type=float, metavar="M", help="time limit of the whole training (default: the recipe's)")
     add_mapping(parser, default="mapping.yaml beside the bags")

@@ -19,9 +19,9 @@ from longscape_ros.contract import NANOSECONDS, EndReason
 from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC, Executed, flat_diagnostics
 from longscape_ros.demo.sight import ChunkSight, Sight, encode_picture
 from longscape_ros.errors import InputError
+from longscape_ros.host import declare, message_class, run_part
 from longscape_ros.messages import PREDICTED_VIDEO, frame_from_compressed, frame_from_image, nanoseconds
 from longscape_ros.simulation import topics
-from longscape_ros.simulation.shell import declare, message_class, run
 
 PERIOD_S = 0.25
 
@@ -140,7 +140,7 @@ def _rate(times_ns: Sequence[int], now_ns: int) -> float | None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; the exit status."""
-    return run("demo_monitor", Monitor, args)
+    return run_part("demo_monitor", Monitor, args)
 
 
 if __name__ == "__main__":

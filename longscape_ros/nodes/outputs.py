@@ -9,9 +9,9 @@ from typing import Any
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from longscape_ros.contract import Prediction
+from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, PREDICTED_VIDEO, filmstrip, image_message, prediction_to_message, scaled_camera_info
 from longscape_ros.nodes.executed import ExecutedChunk
-from longscape_ros.nodes.host import message_class
 from longscape_ros.nodes.parameters import PredictorParameters
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"

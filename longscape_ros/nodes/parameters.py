@@ -15,8 +15,8 @@ from typing import Any
 
 from longscape_ros.contract import PlanExtension
 from longscape_ros.errors import InputError
+from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, IMAGE_TYPES
-from longscape_ros.nodes.host import message_class
 from longscape_ros.runtime.backends import AUTO, PROVIDERS, UNAVAILABLE
 
 _SPEC = "parameter"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from longscape_ros.nodes.host import Closable, run
+from longscape_ros.host import Closable, run
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -20,9 +20,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from longscape_ros.errors import LongscapeError
+from longscape_ros.host import NodeLog, message_class
 from longscape_ros.nodes import parameters
 from longscape_ros.nodes.diagnostics import Monitor, Report, diagnostic_array
-from longscape_ros.nodes.host import NodeLog, message_class
 from longscape_ros.nodes.model import Model, load_model
 from longscape_ros.nodes.session import Session
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from longscape_ros.bags.writer import BagWriter
 from longscape_ros.errors import BagError, HostError, InputError
+from longscape_ros.host import Throttle, declare, message_class, run_part
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, compressed_message, frame_from_image, nanoseconds
-from longscape_ros.nodes.host import Closable, Throttle, message_class, run
 
 AS_SENT = "as_sent"
 FORMATS = (AS_SENT, "png", "jpeg")
@@ -61,9 +61,9 @@ class Recorder:
         from rclpy.clock import Clock, ClockType
 
         self._node = node
-        output = Path(_declare(node, "output", "recording.mcap", "File to write (.mcap), or folder of a rosbag2 bag."))
-        topics = [topic for topic in _declare(node, "topics", [""], "Names of the topics to record.") if topic]
-        self._images = str(_declare(node, "images", AS_SENT, f"How sensor_msgs/Image is kept; one of {', '.join(FORMATS)}."))
+        output = Path(declare(node, "output", "recording.mcap", "File to write (.mcap), or folder of a rosbag2 bag."))
+        topics = [topic for topic in declare(node, "topics", [""], "Names of the topics to record.") if topic]
+        self._images = str(declare(node, "images", AS_SENT, f"How sensor_msgs/Image is kept; one of {', '.join(FORMATS)}."))
         if not topics:
             raise InputError('Got no topics to record, expected some: -p topics:="[/camera/image_raw, /predictor/prediction]".')
         if self._images not in FORMATS:
@@ -178,20 +178,7 @@ class Recorder:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Records until SIGINT, SIGTERM or a fault; the exit status."""
-    return run(_make, args)
-
-
-def _make() -> tuple[Any, Closable]:
-    from rclpy.node import Node
-
-    node = Node("recorder")
-    return node, Recorder(node)
-
-
-def _declare(node: Any, name: str, default: Any, description: str) -> Any:
-    descriptor: Any = message_class("rcl_interfaces/msg/ParameterDescriptor")()
-    descriptor.description, descriptor.read_only = description, True
-    return node.declare_parameter(name, default, descriptor).value
+    return run_part("recorder", Recorder, args)
 
 
 def _matching_qos(offered: Sequence[Any]) -> Any:

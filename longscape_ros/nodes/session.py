@@ -13,9 +13,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 
 from longscape_ros.contract import NANOSECONDS, ActionSource, Prediction
 from longscape_ros.errors import InputError
+from longscape_ros.host import Throttle, message_class
 from longscape_ros.messages import frame_from_message, plan_from_message
 from longscape_ros.nodes.diagnostics import Report
-from longscape_ros.nodes.host import Throttle, message_class
 from longscape_ros.nodes.model import Model
 from longscape_ros.nodes.outputs import CAMERA_INFO, STRING, Outputs
 from longscape_ros.nodes.parameters import PredictorParameters

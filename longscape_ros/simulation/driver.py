@@ -18,11 +18,12 @@ import numpy as np
 
 from longscape_ros.contract import NANOSECONDS
 from longscape_ros.errors import InputError
+from longscape_ros.host import THROTTLE_S, declare, message_class, run_part
 from longscape_ros.messages import image_message, plan_from_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm
+from longscape_ros.simulation.episode import declare_episode
 from longscape_ros.simulation.execution import TrajectoryExecution
-from longscape_ros.simulation.shell import THROTTLE_S, declare, declare_episode, message_class, run
 
 
 class Driver:
@@ -99,7 +100,7 @@ class Driver:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; the exit status."""
-    return run("simulated_arm", Driver, args)
+    return run_part("simulated_arm", Driver, args)
 
 
 if __name__ == "__main__":

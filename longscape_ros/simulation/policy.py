@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longscape_ros.host import THROTTLE_S, message_class, run_part
 from longscape_ros.messages import nanoseconds
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, SimulatedArm
+from longscape_ros.simulation.episode import declare_episode
 from longscape_ros.simulation.operator import SKILLS, Operator
-from longscape_ros.simulation.shell import THROTTLE_S, declare_episode, message_class, run
 
 START_STEPS = 32
 """Steps between the first image and the first plan's start, for all who listen to find each other."""
@@ -136,7 +137,7 @@ class Policy:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node; the exit status."""
-    return run("scripted_policy", Policy, args)
+    return run_part("scripted_policy", Policy, args)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,20 @@ def test_a_recording_appears_only_when_it_is_complete(tmp_path):
     assert bag.counts == {"/gripper": 1}
 
 
+def write_gripper_of_two_types(bag: BagWriter) -> None:
+    bag.write("/gripper", FLOAT, 1, TYPES(FLOAT)(data=1.0))
+    bag.write("/gripper", STRING, 2, TYPES(STRING)(data="open"))
+
+
+@pytest.mark.parametrize("name", ["bag", "bag.mcap"])
+def test_a_recording_that_ended_in_a_fault_leaves_nothing_and_an_older_one_alone(tmp_path, name):
+    if name == "bag.mcap":
+        (tmp_path / name).write_text("older")
+    with pytest.raises(BagError, match="like its first"), BagWriter(tmp_path / name) as bag:
+        write_gripper_of_two_types(bag)
+    assert [path.read_text() for path in tmp_path.iterdir()] == (["older"] if name == "bag.mcap" else [])
+
+
 def test_a_folder_is_never_overwritten_a_file_is(tmp_path):
     (tmp_path / "bag").mkdir()
     with pytest.raises(BagError, match="which exists"):

@@ -194,7 +194,7 @@ def test_what_the_user_chose_for_rendering_is_kept(monkeypatch: pytest.MonkeyPat
 def test_a_host_without_graphics_is_told_what_to_install(simulator: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(HostError, match="apt-get install -y libegl1 libosmesa6"):
+    with pytest.raises(HostError, match="apt-get install -y libegl1 libgl1 libgl1-mesa-dri"):
         choose_graphics()
     assert "MUJOCO_GL" not in os.environ
 

@@ -44,7 +44,7 @@ def isolated_environment(domain: int) -> dict[str, str]:
 
 def message_class(name: str) -> type:
     """``sensor_msgs/msg/Image`` -> rclpy's class."""
-    from longscape_ros.nodes.host import message_class as of_rclpy
+    from longscape_ros.host import message_class as of_rclpy
 
     return of_rclpy(name)
 

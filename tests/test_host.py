@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from longscape_ros.nodes.host import THROTTLE_S, NodeLog, Throttle
+from longscape_ros.host import THROTTLE_S, NodeLog, Throttle
 
 
 class Listener:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nodes have in common: message classes by name, a clean way in and out, and the package's log in the node's."""
+"""What all nodes have in common: message classes by name, fixed parameters, a clean way in and out, the package's log in the node's."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def message_class(name: str) -> type:
     found = getattr(importlib.import_module(f"{package}.msg"), kind)
     assert isinstance(found, type)
     return found
+
+
+def declare(node: Any, name: str, default: Any, description: str) -> Any:
+    """Declares a parameter that is fixed once the node runs; its value."""
+    descriptor = message_class("rcl_interfaces/msg/ParameterDescriptor")(description=description, read_only=True)
+    return node.declare_parameter(name, default, descriptor).value
 
 
 def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) -> int:
@@ -69,6 +75,18 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) ->
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | None) -> int:
+    """Like :func:`run`, for what works with a node of this name."""
+
+    def node_and_part() -> tuple[Any, Closable]:
+        from rclpy.node import Node
+
+        node = Node(name)
+        return node, make(node)
+
+    return run(node_and_part, args)
 
 
 class NodeLog(logging.Handler):
