@@ -20,6 +20,7 @@ INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 Image, String = message_class("sensor_msgs/msg/Image"), message_class("std_msgs/msg/String")
 PEER = """
+import contextlib
 import sys
 from longscape_ros.embedded import api
 from longscape_ros.embedded.executors import ExternalShutdownException
@@ -34,10 +35,9 @@ echo = node.create_publisher(Image, "echo", 5)
 node.create_subscription(Image, "image", echo.publish, 5, raw=True)
 node.create_publisher(String, "about", QoSProfile(depth=1, durability=1)).publish(String(data=name))
 print("ready", flush=True)
-try:
+with contextlib.suppress(ExternalShutdownException):  # not raised if the signal comes before the first wait
     api.spin(node)
-except ExternalShutdownException:
-    print("ended", flush=True)
+print("ended", flush=True)
 """
 
 
