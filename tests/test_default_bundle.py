@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle that ships: whole, small, of the simulated arm, and as good as its manifest says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longscape_ros.bags.mapping import load_mapping
+from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
+from longscape_ros.errors import BundleError, HostError
+from longscape_ros.evaluation import evaluate
+from longscape_ros.offline import predict_bag
+from longscape_ros.simulation import topics
+from longscape_ros.simulation.generate import EpisodeConfig, record_bag
+
+LARGEST_BYTES = 40_000_000
+LARGEST_DIFFERENCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(default_bundle_path())
+
+
+@pytest.fixture(scope="module")
+def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag that nobody trained on."""
+    config = EpisodeConfig("drawer-open", seed=9999, frames=160)
+    output = tmp_path_factory.mktemp("bags")
+    try:
+        record_bag(config, output)
+    except HostError as error:
+        pytest.skip(str(error))
+    return output / config.name
+
+
+def test_it_is_whole_and_small_and_has_a_card(bundle):
+    assert sum(record.bytes for record in bundle.manifest.files.values()) <= LARGEST_BYTES
+    assert (bundle.path / "MODEL_CARD.md").read_text(encoding="utf-8").startswith("# ")
+
+
+def test_it_is_of_the_simulated_arm(bundle):
+    assert bundle.manifest.mapping == topics.mapping(recorded=True)
+    assert (bundle.manifest.image_size, bundle.manifest.fps, bundle.manifest.horizon) == ((64, 64), 20.0, 32)
+
+
+def test_its_graphs_compute_what_torch_does(bundle):
+    graphs = set(bundle.manifest.graphs())
+    assert graphs <= set(bundle.manifest.verification)
+    assert all(difference <= LARGEST_DIFFERENCE for difference in bundle.manifest.verification.values())
+
+
+def test_its_figures_on_held_out_episodes_are_better_than_copying_and_follow_the_actions(bundle):
+    figures = bundle.manifest.evaluation
+    assert figures["psnr.model.8"] >= figures["psnr.copy_last.8"] + 3
+    assert figures["psnr.model.16"] >= figures["psnr.copy_last.16"] + 4
+    assert figures["psnr.model.96"] > figures["psnr.copy_last.96"]
+    assert figures["psnr.shuffled_actions.16"] <= figures["psnr.model.16"] - 2
+
+
+def test_every_chunk_length_is_in_use(bundle):
+    assert all(bundle.manifest.evaluation[f"chunk.share.{length}"] >= 0.1 for length in bundle.manifest.segmentation.lengths)
+
+
+def test_it_predicts_a_new_episode_better_than_copying(bundle, episode):
+    figures = evaluate(bundle, [episode], horizons=(8, 16), backend="ort_cpu")
+    assert figures["psnr.model.8"] > figures["psnr.copy_last.8"] + 1
+    assert figures["psnr.model.16"] > figures["psnr.copy_last.16"] + 1
+
+
+@pytest.mark.parametrize(("robot", "name"), [("franka_droid", "panda_joint1"), ("widowx_bridge", "roll")])
+def test_another_robots_recordings_are_refused_with_the_names_of_both(bundle, shared, tmp_path, robot, name):
+    bag = shared / "data" / robot / "episode_0"
+    text = rf"expected the action names \['hand_x', 'hand_y', 'hand_z', 'gripper'\], found \[.*'{name}'"
+    with pytest.raises(BundleError, match=text) as raised:
+        predict_bag(bag, tmp_path / "out.mcap", bundle, load_mapping(robot))
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
