@@ -207,3 +207,13 @@ def test_progress_goes_over_both_stages(finished: Finished) -> None:
     assert [text.split()[0] for _, _, text in finished.told] == ["autoencoder"] * 2 + ["denoiser"] * 2
     assert {total for _, total, _ in finished.told} == {120.0}
     assert [done for done, _, _ in finished.told] == sorted(done for done, _, _ in finished.told)
+
+
+@pytest.mark.parametrize(("robot", "episodes", "features"), [("franka_droid", 7, 15), ("widowx_bridge", 9, 13)])
+def test_recordings_of_real_robots_can_be_trained_on(robot: str, episodes: int, features: int, shared: Path, tmp_path: Path) -> None:
+    figures = train(shared / "data" / robot, "toy", tmp_path, robot)
+    assert (figures["episodes"], figures["episodes.left_out"]) == (episodes, 0)
+    run = load_run(tmp_path)
+    assert run.world.transformer.action_features == features
+    assert run.mapping.fps == 5.0
+    assert load_model(tmp_path).config == run.world
