@@ -12,7 +12,6 @@ from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
 from longscape_ros.errors import BundleError, HostError
 from longscape_ros.evaluation import evaluate
 from longscape_ros.offline import predict_bag
-from longscape_ros.simulation import topics
 from longscape_ros.simulation.generate import EpisodeConfig, record_bag
 
 LARGEST_BYTES = 40_000_000
@@ -42,7 +41,7 @@ def test_it_is_whole_and_small_and_has_a_card(bundle):
 
 
 def test_it_is_of_the_simulated_arm(bundle):
-    assert bundle.manifest.mapping == topics.mapping(recorded=True)
+    assert bundle.manifest.mapping == load_mapping("simulated_arm")
     assert (bundle.manifest.image_size, bundle.manifest.fps, bundle.manifest.horizon) == ((64, 64), 20.0, 32)
 
 

@@ -115,6 +115,18 @@ def started(module: str, domain: int, log: Path, *parameters: str) -> subprocess
         return subprocess.Popen(command, env=isolated_environment(domain), stdout=file, stderr=file)
 
 
+def images_seen(robot: Any, diagnostics: list[Any]) -> int:
+    """How many images the predictor has counted, when no more of them come."""
+
+    def counts() -> list[int]:
+        values = [v for message in diagnostics for status in message.status if status.name == "predictor: camera" for v in status.values]
+        return [int(value.value) for value in values if value.key == "images"]
+
+    before = len(counts())
+    robot.until(lambda: len(counts()) >= before + 3 and len(set(counts()[-3:])) == 1)
+    return counts()[-1]
+
+
 def test_what_another_process_recorded_replays_to_what_was_predicted_live(graph, bundle, domain, tmp_path):
     robot = graph.robot()
     bag = tmp_path / "run.mcap"
@@ -122,14 +134,17 @@ def test_what_another_process_recorded_replays_to_what_was_predicted_live(graph,
     processes = {
         "recorder": started("recorder", domain, tmp_path / "recorder.log", f"output:={bag}", topics, "images:=png"),
         "predictor": started(
-            "predictor", domain, tmp_path / "predictor.log", f"model.bundle:={bundle.path}", "model.threads:=1", "prediction_format:=png"
+            "predictor", domain, tmp_path / "predictor.log", f"model.bundle:={bundle.path}", "model.threads:=1", "prediction_format:=png",
+            "diagnostic_updater.period:=0.1",
         ),
     }
     try:
         heard = robot.listen(PREDICTION_TOPIC, PREDICTED_VIDEO)
+        diagnostics = robot.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
         robot.until(lambda: robot._images.get_subscription_count() == robot._trajectories.get_subscription_count() == 2)
         robot.until(lambda: robot.node.count_subscribers(PREDICTION_TOPIC) == 2)
-        robot.live(400, done=lambda: len(heard) >= 60)
+        published = robot.live(400, done=lambda: len(heard) >= 60)
+        seen = images_seen(robot, diagnostics)
         processes["predictor"].send_signal(signal.SIGTERM)
         assert processes["predictor"].wait(WAIT_S) == 0, (tmp_path / "predictor.log").read_text()
         processes["recorder"].send_signal(signal.SIGINT)
@@ -147,4 +162,7 @@ def test_what_another_process_recorded_replays_to_what_was_predicted_live(graph,
     replayed = list(replay(bundle, bag, every=0.0, backend="ort_cpu", plan_extension=PlanExtension.HOLD, anchors_ns=set(live)))
     comparable = [(p, live[p.anchor_ns]) for p in replayed if p.plan_stamp_ns == live[p.anchor_ns].plan_stamp_ns]
     assert len(comparable) >= 0.9 * len(live)
-    assert all(same(one, other) for one, other in comparable)
+    recorded_images = sum(1 for _ in raw_messages(bag, [f"{IMAGE_TOPIC}/compressed"]))
+    lost = (published - seen) + (published - recorded_images)  # best effort; one that only one of the two has may differ in K contexts
+    different = [one.anchor_ns for one, other in comparable if not same(one, other)]
+    assert len(different) <= bundle.manifest.context * lost

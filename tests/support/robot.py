@@ -126,8 +126,8 @@ class Robot:
     def publish_image(self, message: Any) -> None:
         self._images.publish(message)
 
-    def live(self, steps: int, done: Callable[[], Any] = lambda: False, plan_every: int = 16, plan_steps: int = 96) -> None:
-        """Publishes images at 20 Hz, and a new plan every so many, until it is done or all steps are over."""
+    def live(self, steps: int, done: Callable[[], Any] = lambda: False, plan_every: int = 16, plan_steps: int = 96) -> int:
+        """Publishes images at 20 Hz, and a new plan every so many, until it is done or all steps are over; how many images."""
         begin_ns = self.now_ns() + STEP_NS
         for step in range(steps):
             stamp_ns = begin_ns + step * STEP_NS
@@ -137,7 +137,8 @@ class Robot:
                 self._spin_once()
             self.image(stamp_ns, shade=2 * step)
             if done():
-                return
+                return step + 1
+        return steps
 
 
 def another_robot() -> TopicMapping:
