@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,12 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.hosts import skip_unless_installed, skip_unless_rendered
 from support.robot import write_robot_bundle
 
 import longscape_ros
 from longscape_ros.bundle import Bundle
-from longscape_ros.errors import HostError
-from longscape_ros.simulation.arm import choose_graphics
 
 ROOT = Path(longscape_ros.__file__).parent.parent
 
@@ -42,14 +40,8 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 @pytest.fixture(scope="session")
 def toolchain() -> None:
     """All that the way from the simulation to a prediction needs is installed, and the simulation can be rendered."""
-    needed = ("metaworld", "mujoco", "torch", "einops", "onnx", "onnxscript")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"no {' and no '.join(missing)}; install them with: pip install 'longscape_ros[sim,train]'")
-    try:
-        choose_graphics()
-    except HostError as error:
-        pytest.skip(str(error))
+    skip_unless_installed("metaworld", "mujoco", "torch", "einops", "onnx", "onnxscript", extra="sim,train")
+    skip_unless_rendered()
 
 
 @pytest.fixture

@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.hosts import skip_unless_installed, skip_unless_rendered
 from support.tiny_bundle import write_tiny_bundle
 
 from longscape_ros.bags.writer import BagWriter, bag_types
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Chunk, EndReason, Prediction
 from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC, Recording, read_recording
-from longscape_ros.errors import HostError
 from longscape_ros.messages import image_message, prediction_to_message, time_message
 from longscape_ros.simulation import topics
-from longscape_ros.simulation.arm import COMMAND_NAMES, choose_graphics
+from longscape_ros.simulation.arm import COMMAND_NAMES
 from longscape_ros.timeline import resize_rgb
 
 START_NS = 1_700_000_000 * NANOSECONDS
@@ -123,11 +122,5 @@ def arm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_host() -> None:
     """All that a demo needs is installed, and the simulation can be rendered."""
-    needed = ("metaworld", "mujoco", "av", "PIL", "cyclonedds")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"no {' and no '.join(missing)}; install them with: pip install 'longscape_ros[demo]'")
-    try:
-        choose_graphics()
-    except HostError as error:
-        pytest.skip(str(error))
+    skip_unless_installed("metaworld", "mujoco", "av", "PIL", "cyclonedds", extra="demo")
+    skip_unless_rendered()

@@ -3,20 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+from support.hosts import one_thread, torch_tests
 
-import pytest
-
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on several."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]
+collect_ignore_glob = torch_tests
