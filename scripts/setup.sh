@@ -78,6 +78,9 @@ if ! [ -x "$folder/bin/python" ] || ! suits "$folder/bin/python"; then
     say "Making $folder with $("$python" --version)"
     "$python" -m venv --clear "$folder"
 fi
+# Older resolvers search for minutes what newer ones find at once.
+"$folder/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (23, 1))' ||
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
 options=()
 [ -z "$constraints" ] || options+=(--constraint "$constraints")
 say "Installing longscape_ros[$extra] and what it needs into $folder; this takes a minute or two the first time"
