@@ -168,6 +168,19 @@ class Bundle:
                 "Correct the topic mapping, or use a bundle trained on this robot (longscape train, longscape export)."
             )
 
+    def mapping_or(self, given: TopicMapping | None) -> TopicMapping:
+        """The topics to read bags by: those given, or else the bundle's own.
+
+        Raises:
+            InputError: there are none.
+            BundleError: the action is not the bundle's.
+        """
+        chosen = given or self.manifest.mapping
+        if chosen is None:
+            raise InputError(f"Got no topic mapping, and bundle {self.model_id} has none; name one with --mapping.")
+        self.require_actions(dimension.name for dimension in chosen.dimensions)
+        return chosen
+
 
 def default_bundle_path() -> Path:
     """Folder of the bundle that ships with the package.

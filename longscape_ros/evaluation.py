@@ -219,10 +219,7 @@ def read_episodes(bundle: Bundle, bags: Iterable[Path], mapping: TopicMapping | 
         BundleError: the mapping's action is not the bundle's.
     """
     manifest = bundle.manifest
-    mapping = mapping or manifest.mapping
-    if mapping is None:
-        raise InputError(f"Got no topic mapping, and bundle {bundle.model_id} has none; name one with --mapping.")
-    bundle.require_actions(dimension.name for dimension in mapping.dimensions)
+    mapping = bundle.mapping_or(mapping)
     return [
         episode_grid(read_episode(bag, mapping), manifest.action_space, manifest.fps, manifest.image_size, mapping.image_latency_ns)
         for bag in bags

@@ -105,7 +105,7 @@ class Replay:
     """
 
     def __init__(self, bundle: Bundle, bag: Path, mapping: TopicMapping | None, config: ReplayConfig) -> None:
-        self.mapping = mapping_for(bundle, mapping)
+        self.mapping = bundle.mapping_or(mapping)
         self.images = 0
         self.invalid = 0
         self.skipped: Counter[str] = Counter()
@@ -161,20 +161,6 @@ class Replay:
         self.invalid += 1
         if self.invalid == 1:
             _log.warning("%s: %s", self._bag, error)
-
-
-def mapping_for(bundle: Bundle, mapping: TopicMapping | None) -> TopicMapping:
-    """The topics to read: those given, or else the bundle's own.
-
-    Raises:
-        InputError: there are none.
-        BundleError: the action is not the bundle's.
-    """
-    chosen = mapping or bundle.manifest.mapping
-    if chosen is None:
-        raise InputError(f"Got no topic mapping, and bundle {bundle.model_id} has none; name one with --mapping.")
-    bundle.require_actions(dimension.name for dimension in chosen.dimensions)
-    return chosen
 
 
 def timeline_config(bundle: Bundle, mapping: TopicMapping, config: ReplayConfig) -> TimelineConfig:
