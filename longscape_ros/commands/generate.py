@@ -15,12 +15,15 @@ from longscape_ros.errors import InputError
 SPLIT_FILE = Path(__file__).parent.parent / "simulation" / "split.yaml"
 """Which episodes are for training and which are held out."""
 
+SPLITS = ("train", "heldout", "benchmark-train", "benchmark-heldout", "benchmark-transfer")
+"""The file's splits."""
+
 
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the bags and their mapping.yaml")
-    parser.add_argument("--split", choices=("train", "heldout"), help="tasks, seeds and counts of simulation/split.yaml; options go first")
-    parser.add_argument("--tasks", type=words, metavar="T1,T2", help="Meta-World's tasks, for example reach,push,drawer-open")
+    parser.add_argument("--split", choices=SPLITS, help="tasks, seeds and counts of simulation/split.yaml; options go first")
+    parser.add_argument("--tasks", type=words, metavar="T1,T2", help="any of Meta-World's tasks, for example reach,push,drawer-open")
     parser.add_argument("--episodes", type=int, metavar="N", help="per task (default: 1)")
     parser.add_argument("--seed", type=int, metavar="S", help="of the first episode, then S + 1 ... (default: 0)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width of the images (default: 64)")
@@ -30,16 +33,19 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Records the episodes."""
+    from longscape_ros.simulation.arm import describe_graphics
     from longscape_ros.simulation.generate import generate
 
     plan: dict[str, Any] = {"episodes": 1, "seed": 0, "image_size": 64, "frames": 400}
     plan |= read_split(options.split) if options.split else {}
     plan |= {name: given for name in (*plan, "tasks") if (given := getattr(options, name)) is not None}
     if not plan.get("tasks"):
-        raise InputError("Got no tasks, expected --tasks T1,T2 or --split train|heldout.")
+        raise InputError(f"Got no tasks, expected --tasks T1,T2 or --split {'|'.join(SPLITS)}.")
     with terminal.progress("generate") as progress:
-        figures = generate(**plan, output=options.output, workers=options.workers, progress=progress)
-    return dict(figures)
+        figures: Figures = {**generate(**plan, output=options.output, workers=options.workers, progress=progress)}
+    if figures["episodes"] != figures["kept"]:
+        figures["meta.graphics"] = describe_graphics()
+    return figures
 
 
 def read_split(name: str) -> dict[str, Any]:
@@ -47,13 +53,13 @@ def read_split(name: str) -> dict[str, Any]:
     import yaml
 
     document = yaml.safe_load(SPLIT_FILE.read_text(encoding="utf-8"))
-    part = document[name]
+    split = document["splits"][name]
     return {
-        "tasks": tuple(document["tasks"]),
-        "episodes": part["episodes"],
-        "seed": part["first_seed"],
+        "tasks": tuple(document["tasks"][split["tasks"]]),
+        "episodes": split["episodes"],
+        "seed": split["first_seed"],
         "image_size": document["image_size"],
-        "frames": document["frames"],
+        "frames": split["frames"],
     }
 
 

@@ -15,7 +15,7 @@ class DemoConfig:
 
     Args:
         seconds: How long to record, from the moment everything runs.
-        task: What the simulated robot does, see ``longscape_ros.simulation.operator.SKILLS``.
+        task: What the simulated robot does, see ``longscape_ros.simulation.skills.SKILLS``.
         seed: Of the objects' places and of what is done; from 9000 on held out from the default bundle's training.
         output: Folder for all that is left behind; files of an older run there are replaced.
         bundle: The model; None: the one that ships with the package.

@@ -28,7 +28,7 @@ from longscape_ros.demo.terminal import ProcessSight, Scene, View, make_view
 from longscape_ros.errors import HostError, InputError
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, choose_graphics
-from longscape_ros.simulation.operator import SKILLS
+from longscape_ros.simulation.skills import SKILLS
 
 READY_TIMEOUT_S = 120.0
 """How long any one thing is waited for before the recording begins."""

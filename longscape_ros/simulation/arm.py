@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +50,10 @@ POSTURE_RAD = (1.889, -0.576, -0.977, 1.642, 0.943, 1.044, 2.293)
 POSTURE_STIFFNESS = 20.0
 """Newton metres per radian."""
 
+STALE_AT_FIRST = ("drawer-open",)
+"""Tasks whose first frame shows objects where they were before the seed placed them, as Meta-World leaves it: episodes of this one
+have been published so, and stay the same."""
+
 
 class SimulatedArm:
     """One episode of a task: the arm, its objects, and the camera.
@@ -71,10 +76,14 @@ class SimulatedArm:
         _prepare_graphics(needed=image_size is not None)
         self.task = task
         self.seed = seed
-        self._env = _environment(task, seed)
+        self._env = _environment_class(task)(seed=seed)
+        import mujoco  # after Meta-World: where both are missing, it is Meta-World that is to be installed
+
         self._model: mujoco.MjModel = self._env.model
         self._data: mujoco.MjData = self._env.data
         hold_posture(self._model)
+        if task not in STALE_AT_FIRST:
+            mujoco.mj_kinematics(self._model, self._data)
         self._camera = None if image_size is None else Camera(self._model, self._data, image_size)
 
     @property
@@ -105,12 +114,26 @@ class SimulatedArm:
 
     @property
     def object(self) -> NDArray[np.float64]:
-        """float64 [3], where the task's object is (its handle, button or puck), in metres."""
-        return np.array(self._env._get_pos_objects())
+        """float64 [3], where the task's object is (its handle, button, puck or tool), in metres."""
+        return np.array(self._env._get_pos_objects()[:3])
 
-    def observation(self, goal: NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64 [39], what Meta-World's scripted experts look at, with a goal of one's own."""
-        return np.concatenate([self._env._get_obs()[:36], goal])
+    @property
+    def goal(self) -> NDArray[np.float64]:
+        """float64 [3], where the task itself wants its object, in metres."""
+        return np.array(self._env._target_pos)
+
+    def observation(self, goal: NDArray[np.float64], sight: str | None = None) -> NDArray[np.float64]:
+        """float64 [39], what Meta-World's scripted experts look at.
+
+        Args:
+            goal: float64 [3], in metres, of one's own.
+            sight: A task with the same scene, whose idea of where the object is is taken: to pull a handle is to look at another
+                part of it than to press it. None: this task's.
+        """
+        observation = np.concatenate([self._env._get_obs()[:36], goal])
+        if sight is not None and sight != self.task:
+            observation[4:7] = _environment_class(sight)._get_pos_objects(self._env)[:3]
+        return observation
 
     def step(self, command: NDArray[np.float64]) -> None:
         """Executes one command for 50 ms.
@@ -256,6 +279,29 @@ def choose_graphics() -> str:
     )
 
 
+_SAY_RENDERER = """
+import mujoco
+context = mujoco.GLContext(16, 16)
+context.make_current()
+from OpenGL import GL
+print(GL.glGetString(GL.GL_RENDERER).decode())
+"""
+
+
+def describe_graphics() -> str:
+    """What renders off screen: the library and, where it tells, the device.
+
+    Returns:
+        For example ``egl: NVIDIA H100 80GB HBM3/PCIe/SSE2``; ``llvmpipe`` and ``softpipe`` are Mesa's renderers on the CPU.
+
+    Raises:
+        HostError: Neither library works.
+    """
+    library = choose_graphics()
+    told = subprocess.run([sys.executable, "-c", _SAY_RENDERER], capture_output=True, text=True, check=False)
+    return f"{library}: {told.stdout.strip()}" if told.returncode == 0 else library
+
+
 def _prepare_graphics(needed: bool) -> None:
     """MuJoCo fixes the graphics library when it is imported: an arm without a camera must not spoil it for a later one with."""
     try:
@@ -265,14 +311,14 @@ def _prepare_graphics(needed: bool) -> None:
             raise
 
 
-def _environment(task: str, seed: int) -> Any:
+def _environment_class(task: str) -> Any:
     try:
         from metaworld import env_dict
     except ImportError as error:
         raise HostError(f"Got no simulator ({error}), expected Meta-World; install it with: pip install 'longscape_ros[sim]'") from error
     name = f"{task}-v3-goal-observable"
-    environments: dict[str, Any] = dict(env_dict.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE)
+    environments: Mapping[str, Any] = env_dict.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
     if name not in environments:
         known = ", ".join(sorted(n.removesuffix("-v3-goal-observable") for n in environments))
         raise InputError(f"Got task {task!r}, expected one of {known}.")
-    return environments[name](seed=seed)
+    return environments[name]

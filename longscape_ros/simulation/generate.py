@@ -27,7 +27,8 @@ from longscape_ros.errors import HostError, InputError
 from longscape_ros.messages import compressed_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm, choose_graphics
-from longscape_ros.simulation.operator import SKILLS, Operator
+from longscape_ros.simulation.operator import Operator
+from longscape_ros.simulation.skills import SKILLS
 
 EPOCH_NS = 1_700_000_000 * NANOSECONDS
 """Stamp of each episode's first frame, so that the same episode is the same bag."""
@@ -49,7 +50,7 @@ class EpisodeConfig:
     """One episode to be recorded.
 
     Args:
-        task: See :data:`longscape_ros.simulation.operator.SKILLS`.
+        task: See :data:`longscape_ros.simulation.skills.SKILLS`.
         seed: Of the objects' places and of what the operator does.
         image_size: Height and width in pixels.
         frames: How many.
@@ -105,7 +106,7 @@ def generate(
     """Records episodes in parallel processes, one bag each, in turns over the tasks; those already in the folder are kept.
 
     Args:
-        tasks: See :data:`longscape_ros.simulation.operator.SKILLS`.
+        tasks: See :data:`longscape_ros.simulation.skills.SKILLS`.
         episodes: Per task, with seeds ``seed``, ``seed + 1``...
         seed: The first.
         image_size: Height and width of the images in pixels. They are rendered at twice the size and averaged, as a live camera
@@ -116,7 +117,7 @@ def generate(
         progress: Called with (episodes done, of how many, the newest one's name).
 
     Returns:
-        Flat figures: ``episodes``, ``kept``, ``seconds``, and means over the new episodes as of :func:`statistics`.
+        Flat figures: ``episodes``, ``kept``, ``seconds``, and means over the new episodes as of :func:`record_bag`.
 
     Raises:
         InputError: There is no such task, or a number is out of range.
@@ -182,10 +183,15 @@ def _end_with_parent() -> None:
 
 
 def record_bag(config: EpisodeConfig, output: Path) -> dict[str, float]:
-    """Records one episode into ``output / config.name``, which appears only when it is complete; its :func:`statistics`."""
+    """Records one episode into ``output / config.name``, which appears only when it is complete.
+
+    Returns:
+        Its :func:`statistics`, and ``frames_per_s``: how many frames this process recorded per second.
+    """
+    began = time.monotonic()
     recording = record(config)
     write_bag(output / config.name, recording, SKILLS[config.task].instruction)
-    return statistics(recording)
+    return {**statistics(recording), "frames_per_s": config.frames / (time.monotonic() - began)}
 
 
 def record(config: EpisodeConfig) -> Recording:

@@ -5,15 +5,16 @@ An operator strings phases together, endlessly: Meta-World's scripted experts wi
 again, pick the puck up and carry it somewhere), sweeps through the object, grasps, ways through free space, wandering. Speeds and
 unsteadiness differ from phase to phase, and nothing but the arm moves anything: what is seen follows from what is commanded.
 
-A phase is a generator of commands, one per frame; it looks at the arm before each.
+A phase is a generator of commands, one per frame; it looks at the arm before each. What is done in which task is said in
+:mod:`longscape_ros.simulation.skills`.
 """
 
 from __future__ import annotations
 
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from longscape_ros.errors import InputError
 from longscape_ros.simulation.arm import CONTROL_STEPS, FPS, STRIDE_M, SimulatedArm
+from longscape_ros.simulation.skills import SKILLS
 
 Array = NDArray[np.float64]
 Phase = Iterator[Array]
@@ -35,53 +37,20 @@ REST_FRAMES = 6
 REST_M = 0.008
 """How far it moves in them at most."""
 
+CAUGHT_FRAMES = 10
+"""Frames in which the hand hardly moves though it is commanded to, after which it is taken to be caught."""
 
-@dataclass(frozen=True, slots=True)
-class Skills:
-    """What an operator does in a task.
+CAUGHT_M = 0.01
+"""How far it moves in them at most, per axis."""
 
-    Args:
-        experts: Classes in ``metaworld.policies``, used in turn.
-        low: Lowest x, y, z of ways through free space, in metres.
-        high: Highest.
-        goal_low: Lowest x, y, z of the experts' goals.
-        goal_high: Highest.
-        loose: Whether the object lies loose, to be swept and grasped.
-        instruction: What the robot is told.
-    """
+STRAINED_M = 0.04
+"""How far from the hand the command is at least when the hand is caught."""
 
-    experts: tuple[str, ...]
-    instruction: str
-    low: tuple[float, float, float] = (-0.25, 0.45, 0.08)
-    high: tuple[float, float, float] = (0.25, 0.85, 0.35)
-    goal_low: tuple[float, float, float] = (-0.18, 0.52, 0.02)
-    goal_high: tuple[float, float, float] = (0.18, 0.85, 0.02)
-    loose: bool = False
+REACH_DOWN_FRAMES = 4
+"""How long experts at full speed take to reach down to what they begin to grip meanwhile; at half the speed it is twice as long."""
 
-
-SKILLS: dict[str, Skills] = {
-    "reach": Skills(
-        ("SawyerReachV3Policy",), "reach for the points", goal_low=(-0.25, 0.45, 0.08), goal_high=(0.25, 0.85, 0.35), loose=True
-    ),
-    "push": Skills(("SawyerPushV3Policy",), "push the puck around", loose=True),
-    "pick-place": Skills(
-        ("SawyerPickPlaceV3Policy",),
-        "pick up the puck and carry it",
-        goal_low=(-0.18, 0.52, 0.08),
-        goal_high=(0.18, 0.85, 0.28),
-        loose=True,
-    ),
-    "drawer-open": Skills(("SawyerDrawerOpenV3Policy", "SawyerDrawerCloseV3Policy"), "open and close the drawer", low=(-0.25, 0.42, 0.15)),
-    "button-press-topdown": Skills(("SawyerButtonPressTopdownV3Policy",), "press the button", low=(-0.25, 0.42, 0.2)),
-    "door-open": Skills(
-        ("SawyerDoorOpenV3Policy", "SawyerDoorCloseV3Policy"),
-        "open and close the door",
-        low=(-0.3, 0.45, 0.15),
-        goal_low=(0.2, 0.9, 0.15),
-        goal_high=(0.2, 0.9, 0.15),
-    ),
-}
-"""Tasks that an operator can do."""
+WAY_BACK_FRAMES = 100
+"""How much of its own way a caught hand can go back."""
 
 
 class Operator:
@@ -94,7 +63,7 @@ class Operator:
         seed: Of what is done; ``arm.seed`` is the usual one.
 
     Raises:
-        InputError: The task is not among :data:`SKILLS`.
+        InputError: The task is not among :data:`~longscape_ros.simulation.skills.SKILLS`.
     """
 
     def __init__(self, arm: SimulatedArm, seed: int) -> None:
@@ -103,10 +72,12 @@ class Operator:
         self.skills = SKILLS[arm.task]
         self._arm = arm
         self._rng = np.random.default_rng((zlib.crc32(arm.task.encode()), seed))
-        self._experts = [_expert(name) for name in self.skills.experts]
+        sights = self.skills.sights or (arm.task,) * len(self.skills.experts)
+        self._experts = [(_expert(name), sight) for name, sight in zip(self.skills.experts, sights, strict=True)]
         self._gripper = 0.0
         self._noise = np.zeros(3)
         self._unsteadiness_m = 0.0
+        self._trail: deque[Array] = deque(maxlen=WAY_BACK_FRAMES)
         self._commands = self._work()
 
     def command(self) -> Array:
@@ -123,30 +94,58 @@ class Operator:
         while True:
             for phase in self._plan(turn):
                 self._unsteadiness_m = float(self._rng.choice([0.0, 0.001, 0.003]))
-                yield from phase
+                yield from self._unless_caught(phase) if self.skills.backs_out else phase
             turn += 1
 
     def _plan(self, turn: int) -> list[Phase]:
         """The phases of a round: an expert's work, and something else."""
-        work = self._follow(self._experts[turn % len(self._experts)])
+        work = self._follow(*self._experts[turn % len(self._experts)])
         others: list[Callable[[], Phase]] = [self._go, self._go, self._wander]
         if self.skills.loose:
             others += [self._sweep, self._sweep, self._grasp]
         chosen = [others[i]() for i in self._rng.permutation(len(others))[: self._rng.integers(1, 3)]]
         return [work, *chosen]
 
-    def _follow(self, expert: Any) -> Phase:
+    def _unless_caught(self, phase: Phase) -> Phase:
+        """A phase; where the hand gets caught, for example in a net, it goes back the way it came instead."""
+        for command in phase:
+            yield command
+            self._trail.append(self._arm.hand)
+            recent = list(self._trail)[-CAUGHT_FRAMES:]
+            still = len(recent) == CAUGHT_FRAMES and np.ptp(recent, axis=0).max() < CAUGHT_M
+            if still and np.abs(command[:3] - self._arm.hand).max() > STRAINED_M:
+                break
+        else:
+            return
+        back = self._trail.pop()
+        while self._trail:
+            place = self._trail.pop()
+            if np.abs(place - back).max() > STRIDE_M:
+                back = place
+                yield self._with_gripper(back)
+
+    def _follow(self, expert: Any, sight: str) -> Phase:
         """Does what a scripted expert would do, at some speed, until the hand rests or the time is over."""
-        goal = self._rng.uniform(self.skills.goal_low, self.skills.goal_high)
+        goal = self._goal()
         speed = self._rng.uniform(0.25, 0.7)
+        late = round(REACH_DOWN_FRAMES / speed - REACH_DOWN_FRAMES) if self.skills.closes_late else 0
+        closing = 0
         trail: list[Array] = []
         for _ in range(int(self._rng.integers(90, 160))):
-            action = _ask(expert, self._arm.observation(goal))
-            self._gripper = float(action[3] > 0)
+            action = _ask(expert, self._arm.observation(goal, sight))
+            closing = closing + 1 if action[3] > 0 else 0
+            self._gripper = float(closing > (0 if self._gripper else late))
             yield self._ahead(np.clip(action[:3], -1, 1) * (STRIDE_M * CONTROL_STEPS * speed))
             trail.append(self._arm.hand)
             if len(trail) > 10 and np.ptp(trail[-REST_FRAMES:], axis=0).max() < REST_M:
                 return
+
+    def _goal(self) -> Array:
+        """float64 [3], where an expert shall bring its object."""
+        goal = self._rng.uniform(self.skills.goal_low, self.skills.goal_high)
+        if self.skills.target_share and self._rng.random() < self.skills.target_share:
+            return self._arm.goal
+        return np.asarray(goal)
 
     def _go(self) -> Phase:
         """Goes to a place in free space; often opens or closes the gripper on the way."""
@@ -173,7 +172,7 @@ class Operator:
         """Sweeps the object: down beside it, through it, and up."""
         angle = self._rng.uniform(0, 2 * np.pi)
         beside = np.array([np.cos(angle), np.sin(angle), 0.0]) * self._rng.uniform(0.08, 0.12)
-        height = self._rng.uniform(0.06, 0.08)
+        height = self._rng.uniform(*self.skills.sweep_heights)
         self._gripper = float(self._rng.random() < 0.6)
         place = self._reachable(self._arm.object)
         speed = self._speed()
@@ -188,7 +187,7 @@ class Operator:
         self._gripper = 0.0
         yield from self._straight(place + _up(0.15), speed)
         place = self._reachable(self._arm.object)
-        yield from self._straight([place[0], place[1], 0.055], speed)
+        yield from self._straight([place[0], place[1], self.skills.grasp_height], speed)
         self._gripper = 1.0
         for _ in range(5):
             yield self._with_gripper(self._arm.target)

@@ -21,7 +21,8 @@ from longscape_ros.messages import nanoseconds
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, SimulatedArm
 from longscape_ros.simulation.episode import declare_episode
-from longscape_ros.simulation.operator import SKILLS, Operator
+from longscape_ros.simulation.operator import Operator
+from longscape_ros.simulation.skills import SKILLS
 
 START_STEPS = 32
 """Steps between the first image and the first plan's start, for all who listen to find each other."""
@@ -78,7 +79,7 @@ class Policy:
         node: An rclpy node; its parameters ``task`` and ``seed`` are declared here.
 
     Raises:
-        InputError: No operator can do the task.
+        InputError: There is no such task.
         HostError: Meta-World is missing.
     """
 

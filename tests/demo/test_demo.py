@@ -110,8 +110,8 @@ def test_a_process_that_cannot_start_ends_the_demo_with_its_reason(demo_host, ar
 
 
 def test_a_task_that_no_policy_can_do_is_refused_before_anything_is_started(demo_host, arm_bundle, tmp_path, mark):
-    config = DemoConfig(seconds=4, task="hammer", output=tmp_path / "demo", bundle=arm_bundle)
-    with pytest.raises(InputError, match=r"Got task 'hammer', which no policy can do; expected one of reach, push, .*, or --no-policy"):
+    config = DemoConfig(seconds=4, task="juggle", output=tmp_path / "demo", bundle=arm_bundle)
+    with pytest.raises(InputError, match=r"Got task 'juggle', which no policy can do; expected one of reach, push, .*, or --no-policy"):
         run_demo(config, quiet())
     assert not config.output.exists()
     assert marked(mark) == []

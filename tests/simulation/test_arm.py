@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from longscape_ros.errors import HostError, InputError
-from longscape_ros.simulation.arm import CAMERA_LOOKS_AT_M, CAMERA_POSITION_M, SimulatedArm, choose_graphics
+from longscape_ros.simulation.arm import CAMERA_LOOKS_AT_M, CAMERA_POSITION_M, SimulatedArm, choose_graphics, describe_graphics
 
 FOLLOWED_M = 0.025
 """How near the hand stays to a command that moves at 0.2 m/s."""
@@ -46,6 +46,26 @@ def pads(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     y, x = np.nonzero((green - red > 60) & (blue - red > 60))
     assert len(x) > 10, "the cyan finger should be in sight"
     return np.array([x.mean(), y.mean()])
+
+
+def test_the_objects_are_where_the_seed_put_them_from_the_first_frame_on(simulator: None) -> None:
+    arm = SimulatedArm("window-close", 9000)
+    first = arm.object
+    arm.step(np.append(arm.target, 0.0))
+    assert np.abs(arm.object - first).max() < 0.001
+
+
+def test_an_expert_can_look_at_what_another_task_of_the_scene_looks_at(simulator: None) -> None:
+    press = SimulatedArm("handle-press", 9000)
+    own, other = press.observation(np.zeros(3)), press.observation(np.ones(3), sight="handle-pull")
+    np.testing.assert_array_equal(own[:36], press.observation(np.zeros(3), sight="handle-press")[:36])
+    np.testing.assert_array_equal(np.flatnonzero(own != other), [4, 6, 36, 37, 38])
+    assert other[4] - own[4] == pytest.approx(0.05, abs=0.001)  # the handle's right end, and its middle
+
+
+@pytest.mark.parametrize("task", ["hammer", "stick-push"])
+def test_the_object_of_a_task_with_a_tool_is_the_tool(simulator: None, task: str) -> None:
+    assert SimulatedArm(task, 9000).object.shape == (3,)
 
 
 def test_equal_commands_give_equal_frames_and_states(graphics: None) -> None:
@@ -101,9 +121,7 @@ def test_seeds_put_the_objects_elsewhere(simulator: None) -> None:
 
 
 @pytest.mark.parametrize(("place", "reached_m"), [((0.0, 0.6, 0.2), 0.015), ((0.2, 0.6, 0.3), 0.02), ((-0.2, 0.8, 0.12), 0.03)])
-def test_the_hand_reaches_commanded_places_in_free_space(
-    simulator: None, place: tuple[float, float, float], reached_m: float
-) -> None:
+def test_the_hand_reaches_commanded_places_in_free_space(simulator: None, place: tuple[float, float, float], reached_m: float) -> None:
     arm = SimulatedArm("reach", 1)
     go(arm, place)
     assert np.abs(arm.hand - place).max() < reached_m
@@ -189,6 +207,14 @@ def test_a_size_that_cannot_be_rendered_is_refused() -> None:
 def test_what_the_user_chose_for_rendering_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     assert choose_graphics() == "osmesa"
+
+
+def test_library_and_device_that_render_are_told(graphics: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, _, device = describe_graphics().partition(": ")
+    assert library == choose_graphics()
+    assert device
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert describe_graphics() == library  # the device is not told everywhere
 
 
 def test_a_host_without_graphics_is_told_what_to_install(simulator: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import longscape_ros
 from longscape_ros.bags.mapping import load_mapping
 from longscape_ros.bags.reader import find_bags, raw_messages, read_episode
 from longscape_ros.bags.reader import topics as topics_of
 from longscape_ros.bags.writer import bag_store
-from longscape_ros.commands.generate import read_split
+from longscape_ros.commands.generate import SPLIT_FILE, SPLITS, read_split
 from longscape_ros.contract import ActionSpace
 from longscape_ros.errors import InputError
 from longscape_ros.messages import nanoseconds
@@ -36,7 +37,7 @@ from longscape_ros.simulation.generate import (
     statistics,
     write_bag,
 )
-from longscape_ros.simulation.operator import SKILLS
+from longscape_ros.simulation.skills import SKILLS
 from longscape_ros.timeline import episode_grid
 
 ROOT = Path(longscape_ros.__file__).parent.parent
@@ -173,8 +174,9 @@ def test_what_is_missing_is_made_and_the_figures_are_those_of_the_new_episodes(g
     told: list[tuple[int, int, str]] = []
     figures = generate(("push",), 2, 9001, 16, generated, frames=20, workers=8, progress=lambda *report: told.append(report))
     assert told == [(2, 2, "push_9002")]
-    assert figures.keys() == {"episodes", "kept", "seconds", *statistics(record(EpisodeConfig("push", 9002, 16, 2)))}
+    assert figures.keys() == {"episodes", "kept", "seconds", "frames_per_s", *statistics(record(EpisodeConfig("push", 9002, 16, 2)))}
     assert (figures["episodes"], figures["kept"]) == (2, 1)
+    assert 20 / figures["seconds"] < figures["frames_per_s"] < 10_000
     assert content(old) == before
     assert content(generated / "push_9002") != before
 
@@ -280,12 +282,45 @@ def test_a_worker_that_is_killed_is_a_fault_of_one_line(working):
 # The committed split
 
 
-def test_no_held_out_seed_is_trained_on():
-    train, held_out = read_split("train"), read_split("heldout")
-    seeds = [set(range(part["seed"], part["seed"] + part["episodes"])) for part in (train, held_out)]
-    assert seeds[0].isdisjoint(seeds[1])
-    assert min(map(len, seeds)) > 0
+def episodes(*splits: str) -> set[tuple[str, int]]:
+    """Task and seed of each."""
+    parts = [read_split(name) for name in splits]
+    return {(task, part["seed"] + number) for part in parts for task in part["tasks"] for number in range(part["episodes"])}
+
+
+def test_the_file_has_exactly_the_splits_that_the_command_offers():
+    assert tuple(yaml.safe_load(SPLIT_FILE.read_text())["splits"]) == SPLITS
+
+
+def test_no_held_out_episode_is_trained_on_and_no_transfer_task_at_all():
+    trained = episodes("train", "benchmark-train")
+    held_out = episodes("heldout", "benchmark-heldout", "benchmark-transfer")
+    assert trained.isdisjoint(held_out)
+    transfer = set(read_split("benchmark-transfer")["tasks"])
+    assert transfer.isdisjoint(task for task, _ in trained)
+    assert transfer.isdisjoint(sight for task, _ in trained for sight in SKILLS[task].sights)
+    assert len(transfer) == 5
+
+
+def test_the_benchmark_has_all_tasks_and_holds_out_seeds_of_each():
+    train, held_out, transfer = (read_split(f"benchmark-{name}") for name in ("train", "heldout", "transfer"))
     assert train["tasks"] == held_out["tasks"]
-    assert set(train["tasks"]) <= SKILLS.keys()
-    for part in (train, held_out):
-        EpisodeConfig(part["tasks"][0], part["seed"], part["image_size"], part["frames"])  # is within range
+    assert len(train["tasks"]) == 45
+    assert sorted(train["tasks"] + transfer["tasks"]) == sorted(SKILLS)
+
+
+def test_the_default_bundles_splits_are_what_it_was_made_of():
+    tasks = ("reach", "push", "pick-place", "drawer-open", "button-press-topdown", "door-open")
+    common = {"tasks": tasks, "frames": 400, "image_size": 64}
+    assert read_split("train") == {**common, "seed": 1000, "episodes": 50}
+    assert read_split("heldout") == {**common, "seed": 9000, "episodes": 4}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_every_task_of_a_split_can_be_recorded_in_both_sizes(name):
+    part = read_split(name)
+    for task in part["tasks"]:
+        for size in (part["image_size"], 128):
+            EpisodeConfig(task, part["seed"], size, part["frames"])
+    assert len(part["tasks"]) == len(set(part["tasks"]))
+    assert part["episodes"] > 0

@@ -22,8 +22,8 @@ from longscape_ros.errors import HostError, InputError
 from longscape_ros.messages import frame_from_image, nanoseconds, time_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, COMMAND_NAMES, SimulatedArm
-from longscape_ros.simulation.operator import SKILLS
 from longscape_ros.simulation.policy import LEAD_STEPS, START_STEPS, Rollout
+from longscape_ros.simulation.skills import SKILLS
 from longscape_ros.simulation.topics import PERIOD_NS, PLAN_EVERY, PLAN_STEPS
 
 TASK, SEED, SIZE = "drawer-open", 9000, 32
@@ -317,11 +317,11 @@ def test_a_hand_that_is_not_where_it_was_planned_is_warned_about(graph, capfd):
     assert "The robot's hand is 0.050 m from where the plan has it" in capfd.readouterr().err
 
 
-def test_a_task_that_no_operator_can_do_is_refused(graph):
+def test_a_task_that_there_is_not_is_refused(graph):
     from longscape_ros.simulation.policy import Policy
 
-    with pytest.raises(InputError, match="Got task 'hammer', which no operator can do"):
-        Policy(graph.add("one", task="hammer"))
+    with pytest.raises(InputError, match="Got task 'juggle', expected one of"):
+        Policy(graph.add("one", task="juggle"))
 
 
 # Both
@@ -377,12 +377,11 @@ def test_the_nodes_end_cleanly_as_processes(graphics, graph, domain, tmp_path, n
     assert not any("Traceback" in text for text in said)
 
 
-@pytest.mark.parametrize(("module", "task", "text"), [("driver", "juggle", "expected one of"), ("policy", "hammer", "no operator can do")])
-def test_a_node_that_cannot_begin_ends_with_one_line_that_says_why(graphics, domain, tmp_path, module, task, text):
-    process = start(module, domain, tmp_path / "log", f"task:={task}")
+@pytest.mark.parametrize("module", ["driver", "policy"])
+def test_a_node_that_cannot_begin_ends_with_one_line_that_says_why(graphics, domain, tmp_path, module):
+    process = start(module, domain, tmp_path / "log", "task:=juggle")
     assert process.wait(WAIT_S) == 1
     fatal = [line for line in (tmp_path / "log").read_text().splitlines() if "FATAL" in line]
     assert len(fatal) == 1
-    assert f"Got task '{task}'" in fatal[0]
-    assert text in fatal[0]
+    assert "Got task 'juggle', expected one of" in fatal[0]
     assert "Traceback" not in (tmp_path / "log").read_text()
