@@ -23,7 +23,7 @@ EMBEDDED = ["cyclonedds>=11; python_version < '3.14'"]
 SIM = ["metaworld==3.1.1", "mujoco==3.3.0", "packaging"]
 VIDEO = ["av>=12", "pillow>=10"]
 DEMO = [*EMBEDDED, *SIM, *VIDEO]
-TRAIN = ["torch>=2.6", "einops>=0.8", "onnx>=1.17", "onnxscript>=0.5"]
+TRAIN = ["torch>=2.6", "einops>=0.8", "onnx>=1.17", "onnxscript>=0.5", "tensorboard>=2.14"]
 
 
 def share(*folders: str) -> list[tuple[str, list[str]]]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from longscape_ros.bundle import Bundle, Experts, Manifest, write_bundle
+from longscape_ros.bundle import Bundle, Experts, Manifest, Routing, write_bundle
+from longscape_ros.errors import InputError
 from longscape_ros.export.graphs import SMALLEST_STORED, export_graphs, store_weights
 from longscape_ros.export.verify import verify_graphs, verify_rollout
-from longscape_ros.model.run import Run, load_model, load_run
+from longscape_ros.model.run import HEADS, Run, load_model, load_run
 from longscape_ros.model.world import WorldModel
 from longscape_ros.runtime.backends import create_backend
 
@@ -21,7 +22,9 @@ Progress = Callable[[float, float, str], None]
 """(done, total, what) of a long job."""
 
 
-def export_run(run: Path, output: Path, name: str | None = None, progress: Progress | None = None) -> dict[str, float]:
+def export_run(
+    run: Path, output: Path, name: str | None = None, progress: Progress | None = None, steps: int | None = None
+) -> dict[str, float]:
     """Write the bundle of a finished training.
 
     Args:
@@ -29,30 +32,32 @@ def export_run(run: Path, output: Path, name: str | None = None, progress: Progr
         output: The bundle's folder.
         name: Of the model; None: the name of ``output``.
         progress: Told after each graph.
+        steps: Network evaluations per chunk; None: those it was trained for.
 
     Returns:
         ``parity.<graph>``: largest difference to PyTorch with the stored weights; ``parity.rollout``: of latents after three
         chunks; ``bytes``: size of the bundle.
 
     Raises:
-        InputError: the run is not finished.
+        InputError: the run is not finished, or is not for use on a robot.
         BundleError: a graph differs from PyTorch by more than 1e-4, or ``output`` holds something else.
     """
     description = load_run(run)
     model = load_model(run)
     round_weights(model)
     manifest = manifest_of(description, name or output.resolve().name)
-    steps = len(manifest.graphs()) + 1
+    manifest = replace(manifest, sampler_steps=steps or manifest.sampler_steps)
+    total = len(manifest.graphs()) + 1
 
     def tell(done: int, what: str) -> None:
         if progress:
-            progress(done, steps, what)
+            progress(done, total, what)
 
     with tempfile.TemporaryDirectory() as temporary:
-        files = store_weights(export_graphs(model, tell), Path(temporary))
-        tell(steps - 1, "verify")
+        files = store_weights(export_graphs(model, manifest.graphs(), manifest.sampler_steps, tell), Path(temporary))
+        tell(total - 1, "verify")
         bundle = write_verified(output, manifest, files, model)
-    tell(steps, "verified")
+    tell(total, "verified")
     parity = {f"parity.{name}": value for name, value in bundle.manifest.verification.items()}
     return {**parity, "bytes": float(sum(record.bytes for record in bundle.manifest.files.values()))}
 
@@ -74,7 +79,14 @@ def write_verified(output: Path, manifest: Manifest, files: Sequence[Path], mode
 
 
 def manifest_of(run: Run, name: str) -> Manifest:
-    """What the bundle says of itself."""
+    """What the bundle says of itself.
+
+    Raises:
+        InputError: the model needs several experts per chunk; no bundle can say that. (Nor that chance chooses them, which is for
+            comparisons only: the predictor is told then.)
+    """
+    if run.world.top > 1:
+        raise InputError(f"Got a model with {run.world.top} experts per chunk, expected one; a bundle's denoisers have one expert each.")
     transformer = run.world.transformer
     return Manifest(
         name=name,
@@ -82,10 +94,12 @@ def manifest_of(run: Run, name: str) -> Manifest:
         image_size=run.world.autoencoder.image_size,
         latent_shape=transformer.latent_shape,
         context=transformer.context,
-        sampler_steps=run.world.sampler_steps,
+        sampler_steps=run.sampler_steps,
         action_space=run.space,
         segmentation=run.rule,
-        experts=Experts(transformer.experts),
+        experts=Experts(transformer.experts, Routing("learned" if run.world.is_routed else "chunk_length", run.world.lookahead)),
+        confidence=run.confidence,
+        length_predictor=HEADS in run.stages,
         mapping=run.mapping,
         training={"recipe": run.recipe, **run.data},
     )

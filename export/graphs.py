@@ -2,7 +2,8 @@
 """PyTorch modules with the signatures of a bundle's graphs, and their way into ONNX.
 
 The sampler is unrolled inside the denoiser: one call gives a chunk, with the context's keys and values computed once. Each expert
-is a graph of its own, traced once for all of them. All graphs share one file of weights, in half precision where that loses
+is a graph of its own, traced once for all of them, and chosen outside by the router's graph or by the chunk's length: an expert that
+is not active costs nothing. All graphs share one file of weights, in half precision where that loses
 nothing; these are cast back when a graph is loaded.
 """
 
@@ -12,7 +13,8 @@ import contextlib
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from longscape_ros.bundle import DECODER, ENCODER, denoiser
+from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, denoiser
 from longscape_ros.errors import BundleError
 from longscape_ros.model.world import WorldModel
 
@@ -67,18 +69,66 @@ class DecoderGraph(nn.Module):
 class DenoiserGraph(nn.Module):
     """context [B, K, C, h, w], actions [B, K + T, F], noise [B, T, C, h, w] -> latents [B, T, C, h, w] through one expert."""
 
-    def __init__(self, model: WorldModel, expert: int) -> None:
+    def __init__(self, model: WorldModel, expert: int, steps: int) -> None:
         super().__init__()
-        self.model, self.expert = model, expert
+        self.denoiser, self.expert, self.steps = model.denoiser, expert, steps
 
     def forward(self, context: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-        return self.model.sample(context, actions, noise, self.expert)
+        return self.denoiser.sample(context, actions, noise, self.expert, self.steps)
 
 
-def graphs_of(model: WorldModel) -> dict[str, nn.Module]:
-    """File name -> module, of all graphs of a bundle."""
-    experts = {denoiser(e): DenoiserGraph(model, e) for e in range(model.config.transformer.experts)}
-    return {ENCODER: EncoderGraph(model), **experts, DECODER: DecoderGraph(model)}
+class RouterGraph(nn.Module):
+    """context [B, K, C, h, w], coming [B, K + L, F] -> scores [B, E]."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.router = model.denoiser.router
+
+    def forward(self, context: Tensor, coming: Tensor) -> Tensor:
+        assert self.router is not None, "a model without a router has no such graph"
+        scores: Tensor = self.router(context, coming)
+        return scores
+
+
+class LengthPredictorGraph(nn.Module):
+    """context [B, K, C, h, w] -> scores [B, chunk lengths]."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.length_predictor = model.length_predictor
+
+    def forward(self, context: Tensor) -> Tensor:
+        scores: Tensor = self.length_predictor(context)
+        return scores
+
+
+class ErrorEstimatorGraph(nn.Module):
+    """context [B, K, C, h, w], actions [B, K + T, F], latents [B, T, C, h, w], before [B] -> log_error [B, T]."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.error_estimator = model.error_estimator
+
+    def forward(self, context: Tensor, actions: Tensor, latents: Tensor, before: Tensor) -> Tensor:
+        log_error: Tensor = self.error_estimator(context, actions, latents, before)
+        return log_error
+
+
+OUTPUT = {ENCODER: "latents", DECODER: "rgb_float", ROUTER: "scores", LENGTH_PREDICTOR: "scores", ERROR_ESTIMATOR: "log_error"}
+"""Graph -> the output to compare by; a denoiser's is ``latents``."""
+
+
+def graphs_of(model: WorldModel, names: Sequence[str], steps: int) -> dict[str, nn.Module]:
+    """File name -> module, of the named graphs of a bundle; ``steps``: network evaluations per chunk."""
+    every: dict[str, Callable[[], nn.Module]] = {
+        ENCODER: lambda: EncoderGraph(model),
+        **{denoiser(e): partial(DenoiserGraph, model, e, steps) for e in range(model.config.transformer.experts)},
+        DECODER: lambda: DecoderGraph(model),
+        ROUTER: lambda: RouterGraph(model),
+        LENGTH_PREDICTOR: lambda: LengthPredictorGraph(model),
+        ERROR_ESTIMATOR: lambda: ErrorEstimatorGraph(model),
+    }
+    return {name: every[name]() for name in names}
 
 
 def example_inputs(name: str, model: WorldModel, batch: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -93,24 +143,32 @@ def example_inputs(name: str, model: WorldModel, batch: int, length: int, genera
         return {"rgb": torch.randint(0, 256, (batch, *model.config.autoencoder.image_size, 3), dtype=torch.uint8, generator=generator)}
     if name == DECODER:
         return {"latents": normal(batch, *shape)}
-    return {
-        "context": normal(batch, config.context, *shape),
-        "actions": normal(batch, config.context + length, config.action_features),
-        "noise": normal(batch, length, *shape),
-    }
+    context = {"context": normal(batch, config.context, *shape)}
+    if name == LENGTH_PREDICTOR:
+        return context
+    if name == ROUTER:
+        return context | {"coming": normal(batch, config.context + model.config.lookahead, config.action_features)}
+    chunk = context | {"actions": normal(batch, config.context + length, config.action_features)}
+    if name == ERROR_ESTIMATOR:
+        return chunk | {"latents": normal(batch, length, *shape), "before": normal(batch) - 6}
+    return chunk | {"noise": normal(batch, length, *shape)}
 
 
-def export_graphs(model: WorldModel, progress: Callable[[int, str], None] | None = None) -> dict[str, onnx.ModelProto]:
-    """File name -> graph with its weights inside, of all graphs of a bundle.
+def export_graphs(
+    model: WorldModel, names: Sequence[str], steps: int, progress: Callable[[int, str], None] | None = None
+) -> dict[str, onnx.ModelProto]:
+    """File name -> graph with its weights inside, of the named graphs of a bundle.
 
     Args:
         model: The model.
+        names: See :meth:`longscape_ros.bundle.Manifest.graphs`.
+        steps: Network evaluations per chunk.
         progress: Told (graphs done, the next one's file name).
 
     Raises:
         BundleError: the traced denoiser does not hold its expert's weights as they are in the model.
     """
-    modules = graphs_of(model)
+    modules = graphs_of(model, names, steps)
     first = modules[denoiser(0)]
     protos: dict[str, onnx.ModelProto] = {}
     for index, (name, module) in enumerate(modules.items()):
@@ -129,12 +187,11 @@ def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelP
     inputs = example_inputs(name, model, 2, model.config.transformer.max_length // 2, torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1, max=1024)
     groups = torch.export.Dim("groups", min=1, max=model.config.transformer.max_length // tubelet)
-    if name in (ENCODER, DECODER):
-        sizes: dict[str, dict[int, object]] = {key: {0: batch} for key in inputs}
-    else:
-        length = tubelet * groups
-        sizes = {"context": {0: batch}, "actions": {0: batch, 1: length + model.config.transformer.context}, "noise": {0: batch, 1: length}}
-    outputs = ["rgb", "rgb_float"] if name == DECODER else ["latents"]
+    sizes: dict[str, dict[int, object]] = {key: {0: batch} for key in inputs}
+    if "actions" in inputs:
+        sizes["actions"][1] = tubelet * groups + model.config.transformer.context
+        sizes["latents" if name == ERROR_ESTIMATOR else "noise"][1] = tubelet * groups
+    outputs = ["rgb", "rgb_float"] if name == DECODER else [OUTPUT.get(name, "latents")]
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -203,7 +260,7 @@ def with_expert(proto: onnx.ModelProto, model: WorldModel, source: int, expert: 
     Raises:
         BundleError: ``proto`` does not hold the weights of ``source`` exactly as they are in ``model``.
     """
-    parameters = {name: value.detach().numpy() for name, value in DenoiserGraph(model, source).named_parameters()}
+    parameters = {name: value.detach().numpy() for name, value in DenoiserGraph(model, source, 1).named_parameters()}
     own, other = f".experts.{source}.", f".experts.{expert}."
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer if ".experts." in tensor.name}
     expected = {name: value for name, value in parameters.items() if own in name}

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longscape_ros.bundle import DECODER, ENCODER, Bundle
+from longscape_ros.bundle import ERROR_ESTIMATOR, Bundle, denoiser
 from longscape_ros.errors import BundleError
-from longscape_ros.export.graphs import example_inputs, graphs_of
+from longscape_ros.export.graphs import OUTPUT, example_inputs, graphs_of
 from longscape_ros.model.world import WorldModel
 from longscape_ros.runtime.backends import Backend
 
@@ -40,16 +40,18 @@ def verify_graphs(bundle: Bundle, model: WorldModel, seed: int = 0) -> dict[str,
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes in turns with it
     generator = torch.Generator().manual_seed(seed)
     differences = {}
-    for name, module in graphs_of(model).items():
+    manifest = bundle.manifest
+    chunked = {ERROR_ESTIMATOR, *(denoiser(expert) for expert in range(manifest.experts.count))}
+    for name, module in graphs_of(model, manifest.graphs(), manifest.sampler_steps).items():
         session = onnxruntime.InferenceSession(bundle.file(name), options, providers=["CPUExecutionProvider"])
-        output = "rgb_float" if name == DECODER else "latents"
-        lengths = (1,) if name in (ENCODER, DECODER) else bundle.manifest.segmentation.lengths
+        output = OUTPUT.get(name, "latents")
+        lengths = manifest.segmentation.lengths if name in chunked else (1,)
         worst = 0.0
         for batch in BATCHES:
             for length in lengths:
                 inputs = example_inputs(name, model, batch, length, generator)
                 expected = module(*inputs.values())
-                reference: Tensor = expected[1] if name == DECODER else expected
+                reference: Tensor = expected[1] if isinstance(expected, tuple) else expected  # the decoder's, before rounding
                 found = session.run([output], {key: value.numpy() for key, value in inputs.items()})[0]
                 worst = float(np.maximum(worst, np.abs(found - reference.numpy()).max()))  # NaN stays NaN
         differences[name] = worst
@@ -70,7 +72,8 @@ def verify_rollout(bundle: Bundle, model: WorldModel, backend: Backend, chunks: 
     for index in range(chunks):
         inputs = example_inputs("", model, 1, length, generator)
         expert = index % manifest.experts.count
-        reference = torch.cat([reference, model.sample(reference[:, -known:], inputs["actions"], inputs["noise"], expert)], dim=1)
+        sampled = model.denoiser.sample(reference[:, -known:], inputs["actions"], inputs["noise"], expert, manifest.sampler_steps)
+        reference = torch.cat([reference, sampled], dim=1)
         rolled = backend.denoise(expert, found[:, -known:], inputs["actions"].numpy(), inputs["noise"].numpy())
         found = np.concatenate([found, rolled], axis=1)
     return float(np.abs(found - reference.numpy()).max())

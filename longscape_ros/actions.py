@@ -37,34 +37,34 @@ def feature_count(space: ActionSpace) -> int:
 
 
 def encode_actions(motion: NDArray[np.float64], origin: int, space: ActionSpace) -> NDArray[np.float32]:
-    """Model inputs of consecutive grid steps.
+    """Model inputs of consecutive grid steps, of one sequence or of many at once.
 
     A moving dimension gives two columns: the motion relative to row ``origin`` over its scale, and the step's own motion
     over an eighth of the scale (row 0: zero). A state gives one: its distance from the midpoint over its scale.
 
     Args:
-        motion: float64 [R, A], the action's motion.
+        motion: float64 [..., R, A], the action's motion.
         origin: The row that stands for t0.
         space: The action's dimensions.
 
     Returns:
-        float32 [R, F], the dimensions' columns in the order of the space.
+        float32 [..., R, F], the dimensions' columns in the order of the space.
 
     Raises:
         InputError: The motion does not fit the space, or the origin is not one of its rows.
     """
-    if motion.ndim != 2 or motion.shape[1] != len(space):
+    if motion.ndim < 2 or motion.shape[-1] != len(space):
         raise InputError(f"Got motion of shape {motion.shape}, expected [R, {len(space)}] for the actions {list(space.names)}.")
-    if not 0 <= origin < len(motion):
-        raise InputError(f"Got origin {origin} for motion of {len(motion)} rows, expected one of them.")
+    if not 0 <= origin < motion.shape[-2]:
+        raise InputError(f"Got origin {origin} for motion of {motion.shape[-2]} rows, expected one of them.")
     columns = []
-    for values, d in zip(motion.T, space.dimensions, strict=True):
+    for values, d in zip(np.moveaxis(motion, -1, 0), space.dimensions, strict=True):  # [..., R] each
         if d.moves:
-            columns.append((values - values[origin]) / d.scale)
-            columns.append(np.diff(values, prepend=values[0]) / (d.scale / STEPS_PER_SCALE))
+            columns.append((values - values[..., origin, None]) / d.scale)
+            columns.append(np.diff(values, prepend=values[..., :1]) / (d.scale / STEPS_PER_SCALE))
         else:
             columns.append((values - d.midpoint) / d.scale)
-    return np.stack(columns, axis=1).astype(np.float32)  # [R, F]
+    return np.stack(columns, axis=-1).astype(np.float32)  # [..., R, F]
 
 
 def calibrate_space(dimensions: Sequence[ActionDimension], episodes_motion: Sequence[NDArray[np.float64]], longest: int) -> ActionSpace:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from longscape_ros.actions import feature_count
 from longscape_ros.bags.writer import bag_types
-from longscape_ros.bundle import Bundle, Manifest, denoiser
-from longscape_ros.contract import NANOSECONDS, Plan, PlanExtension, Prediction, Snapshot
+from longscape_ros.bundle import ROUTER, Bundle, Manifest, denoiser
+from longscape_ros.contract import NANOSECONDS, NO_ERROR, Plan, PlanExtension, Prediction, Snapshot
 from longscape_ros.errors import InputError
 from longscape_ros.messages import frame_from_image, prediction_to_message, time_message
 from longscape_ros.runtime.backends import AUTO, Backend, create_backend, usable_cpus
-from longscape_ros.runtime.predictor import Predictor, route
+from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.worker import InferenceWorker, Request
 from longscape_ros.timeline import Timeline, TimelineConfig
 
@@ -62,7 +62,7 @@ def bench(bundle: Bundle, backend: str = AUTO, threads: int | None = None, secon
     predictor.warm_up()
     manifest = bundle.manifest
     lengths = manifest.segmentation.lengths
-    budget = seconds / (3 * len(lengths) + 4)
+    budget = seconds / (4 * len(lengths) + 8)
     figures: dict[str, float | str] = {}
     context = np.random.default_rng(0).integers(0, 256, (manifest.context, *manifest.image_size, 3), np.uint8)
     graphs = _graphs(opened, manifest, context)
@@ -71,6 +71,7 @@ def bench(bundle: Bundle, backend: str = AUTO, threads: int | None = None, secon
     for length in lengths:
         runs = (graphs["encoder"], graphs[_denoiser(manifest, length)], graphs[f"decoder.{length}"])
         _record(figures, f"chunk{length}_ms", _repeat(partial(_all, runs), budget))
+    figures |= _mixture(opened, manifest, graphs, 2 * budget)
     snapshot = Snapshot(anchor_ns=NANOSECONDS, context=context, motion=_motion(manifest, manifest.context + FUTURE), assumed_from=FUTURE)
     _record(figures, f"horizon{FUTURE}_ms", _repeat(lambda: predictor.predict(snapshot, horizon=FUTURE), budget))
     figures |= _path(predictor, 2 * budget)
@@ -89,10 +90,42 @@ def _graphs(backend: Backend, manifest: Manifest, context: NDArray[np.uint8]) ->
     for length in manifest.segmentation.lengths:
         noise = random.standard_normal((1, length, *manifest.latent_shape), np.float32)
         actions = random.standard_normal((1, manifest.context + length, feature_count(manifest.action_space)), np.float32)
-        expert = route(length, manifest)
+        expert = _expert(manifest, length)
         runs[_denoiser(manifest, length)] = partial(backend.denoise, expert, latents[None], actions, noise)
         runs[f"decoder.{length}"] = partial(backend.decode, noise[0])
+        if manifest.confidence is not None:
+            before = np.array([NO_ERROR], np.float32)
+            runs[f"error_estimator.{length}"] = partial(backend.estimate_error, latents[None], actions, noise, before)
+    if ROUTER in manifest.graphs():
+        shape = (1, manifest.context + manifest.experts.routing.lookahead, feature_count(manifest.action_space))
+        runs["router"] = partial(backend.route, latents[None], random.standard_normal(shape, np.float32))
+    if manifest.length_predictor:
+        runs["length_predictor"] = partial(backend.predict_length, latents[None])
     return runs
+
+
+def _mixture(backend: Backend, manifest: Manifest, graphs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """What a choice among experts costs: chunks that are routed and go to any expert, beside chunks that all go to one.
+
+    The one expert's graph is the dense model of equal active size: it has the same operators and no router. Both run in turns.
+    """
+    random = np.random.default_rng(1)
+    length = manifest.segmentation.lengths[len(manifest.segmentation.lengths) // 2 - 1]
+    context = random.standard_normal((1, manifest.context, *manifest.latent_shape), np.float32)
+    actions = random.standard_normal((1, manifest.context + length, feature_count(manifest.action_space)), np.float32)
+    noise = random.standard_normal((1, length, *manifest.latent_shape), np.float32)
+    router = graphs.get("router", lambda: None)
+    times: dict[str, list[float]] = {"dense": [], "mixture": []}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["dense"]) < LEAST_RUNS:
+        begin = time.perf_counter()
+        backend.denoise(0, context, actions, noise)
+        middle = time.perf_counter()
+        router()
+        backend.denoise(int(random.integers(manifest.experts.count)), context, actions, noise)
+        times["dense"].append(middle - begin)
+        times["mixture"].append(time.perf_counter() - middle)
+    return {"mixture_over_dense": float(np.median(times["mixture"]) / np.median(times["dense"]))}
 
 
 def _path(predictor: Predictor, seconds: float) -> dict[str, float | str]:
@@ -174,7 +207,12 @@ def _plan(manifest: Manifest, start_ns: int) -> Plan:
 
 
 def _denoiser(manifest: Manifest, length: int) -> str:
-    return f"{Path(denoiser(route(length, manifest))).stem}.{length}"
+    return f"{Path(denoiser(_expert(manifest, length))).stem}.{length}"
+
+
+def _expert(manifest: Manifest, length: int) -> int:
+    """An expert for each length; they are equally large."""
+    return manifest.segmentation.lengths.index(length) % manifest.experts.count
 
 
 def _all(runs: tuple[Callable[[], Any], ...]) -> None:

@@ -11,6 +11,12 @@ Graphs (B batch, H W image, C h w latent, K context frames, T chunk frames, F ac
 - ``denoiser_<expert>.onnx``: context float32 [B, K, C, h, w], actions float32 [B, K + T, F], noise float32 [B, T, C, h, w]
   -> latents float32 [B, T, C, h, w]
 - ``decoder.onnx``: latents float32 [B, C, h, w] -> rgb uint8 [B, H, W, 3]
+- ``router.onnx`` (learned routing only): context float32 [B, K, C, h, w], coming float32 [B, K + L, F], the actions of the next L
+  steps whether or not they belong to the chunk -> scores float32 [B, E]; the chunk goes to the expert with the highest
+- ``length_predictor.onnx`` (need not be there): context float32 [B, K, C, h, w] -> scores float32 [B, chunk lengths]
+- ``error_estimator.onnx`` (with ``confidence``): context float32 [B, K, C, h, w], actions float32 [B, K + T, F], latents float32
+  [B, T, C, h, w], before float32 [B], what it said of the newest context frame -> log_error float32 [B, T], the natural logarithm of
+  each frame's mean square error (pixels from 0 to 1)
 """
 
 from __future__ import annotations
@@ -28,13 +34,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from longscape_ros.contract import ActionSpace, ChunkRule, TopicMapping
+from longscape_ros.contract import ActionSpace, ChunkRule, Confidence, TopicMapping
 from longscape_ros.errors import BundleError, InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "bundle.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+ROUTER = "router.onnx"
+LENGTH_PREDICTOR = "length_predictor.onnx"
+ERROR_ESTIMATOR = "error_estimator.onnx"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REPORT = ("training", "evaluation", "verification")
@@ -47,9 +56,15 @@ def denoiser(expert: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a chunk finds its expert: ``chunk_length`` (one expert per length). A learned, context-aware router belongs here."""
+    """How a chunk finds its expert.
 
-    kind: Literal["chunk_length"] = "chunk_length"
+    Args:
+        kind: ``chunk_length``: one expert per length, as in LongScape; ``learned``: a router that sees context and coming actions.
+        lookahead: L, steps ahead that the router sees.
+    """
+
+    kind: Literal["chunk_length", "learned"] = "chunk_length"
+    lookahead: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,8 @@ class Manifest:
         segmentation: The chunk rule.
         experts: Denoisers and routing.
         horizon: Default steps of a prediction.
+        confidence: How the error estimator's words become a probability; None: there is no estimator.
+        length_predictor: Whether there is one, for futures without a plan.
         mapping: Topics of the robot it was trained on; None: not said.
         training: Summary of the training, free in form.
         evaluation: Figures of ``longscape eval``.
@@ -100,6 +117,8 @@ class Manifest:
     segmentation: ChunkRule
     experts: Experts
     horizon: int = 32
+    confidence: Confidence | None = None
+    length_predictor: bool = False
     mapping: TopicMapping | None = None
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
@@ -117,18 +136,25 @@ class Manifest:
             "horizon": self.horizon,
             "sampler_steps": self.sampler_steps,
             "experts.count": self.experts.count,
+            "experts.routing.lookahead": self.experts.routing.lookahead,
         }
         for key, value in sizes.items():
             if not value > 0:
                 raise InputError(f"Got {key} = {value}, expected a positive number.")
-        if self.experts.count not in (1, len(self.segmentation.lengths)):
+        if self.experts.routing.kind == "chunk_length" and self.experts.count not in (1, len(self.segmentation.lengths)):
             raise InputError(
                 f"Got {self.experts.count} experts for the chunk lengths {list(self.segmentation.lengths)}, expected one per length, or 1."
             )
 
     def graphs(self) -> tuple[str, ...]:
         """The graphs that a bundle of this manifest consists of."""
-        return ENCODER, *(denoiser(expert) for expert in range(self.experts.count)), DECODER
+        optional = {
+            ROUTER: self.experts.count > 1 and self.experts.routing.kind == "learned",
+            LENGTH_PREDICTOR: self.length_predictor,
+            ERROR_ESTIMATOR: self.confidence is not None,
+        }
+        present = (name for name, is_there in optional.items() if is_there)
+        return ENCODER, *(denoiser(expert) for expert in range(self.experts.count)), DECODER, *present
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +149,30 @@ class ChunkRule:
             raise InputError(f"Got chunk lengths {list(self.lengths)}, expected increasing numbers.")
         if not self.threshold > 0:
             raise InputError(f"Got threshold {self.threshold}, expected a positive number.")
+
+
+NO_ERROR = -8.0
+"""What an error estimator is told of a frame that was recorded, not predicted: natural logarithm of the mean square error, 35 dB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How a frame's estimated error becomes the probability that the frame is right.
+
+    Args:
+        psnr_db: A frame is right if its PSNR is at least this.
+        slope: Of the probability's logit over the natural logarithm of the mean square error (pixels from 0 to 1).
+        offset: Of the logit.
+    """
+
+    psnr_db: float
+    slope: float
+    offset: float
+
+    def of(self, log_error: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """float32 [...], the probabilities for estimated logarithms [...]."""
+        logit = np.clip(self.slope * np.asarray(log_error, np.float64) + self.offset, -60, 60)
+        return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,12 +345,13 @@ class Prediction:
         chunks: The cut of the N steps.
         experts: The expert that denoised each chunk.
         assumed_from: First frame whose action was assumed; N: none.
-        confidence: float32 [N]; NaN where unknown.
+        confidence: float32 [N], the probability that a frame is right, see :class:`Confidence`; NaN where unknown.
         seed: Of the noise.
         model_id: Bundle name and hash.
         status: See :class:`Status`.
         plan_stamp_ns: See :class:`Snapshot`.
-        timings_ms: Milliseconds per stage: ``encode``, ``denoise``, ``decode``, ``graphs`` (all inside the graphs), ``total``.
+        timings_ms: Milliseconds per stage: ``encode``, ``route`` (expert and length), ``denoise``, ``estimate`` (confidence),
+            ``decode``, ``graphs`` (all inside the graphs), ``total``.
         frame_id: Optical frame of the anchor image.
     """
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longscape_ros.model.processes import deviation
+
 DOWNSAMPLING = 8
 
 
@@ -46,6 +48,19 @@ class AutoencoderConfig:
         """(C, h, w)."""
         height, width = self.image_size
         return self.channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Training frames.
+
+    Args:
+        frames: uint8 [B, H, W, 3].
+        noise: Standard normal [B, C, h, w].
+    """
+
+    frames: Tensor
+    noise: Tensor
 
 
 class ResidualBlock(nn.Module):
@@ -111,14 +126,14 @@ class Autoencoder(nn.Module):
         pixels: Tensor = self.fine(x)
         return (pixels.permute(0, 2, 3, 1) + 1) / 2
 
-    def forward(self, rgb: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Training loss of a batch of uint8 frames [B, H, W, 3]; logs hold the PSNR in dB."""
-        latents = self.encode(rgb)
-        noisy = latents + self.config.latent_noise * latents.detach().std() * torch.randn_like(latents)
-        error = self.decode(noisy).float() - rgb.float() / 255
+    def forward(self, batch: FrameBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of a batch; figures hold the PSNR in dB."""
+        latents = self.encode(batch.frames)
+        noisy = latents + self.config.latent_noise * deviation(latents.detach()) * batch.noise
+        error = self.decode(noisy).float() - batch.frames.float() / 255
         mean_square = error.square().mean()
         loss = mean_square + 0.02 * error.abs().mean() + 1e-5 * latents.square().mean()
-        return loss, {"psnr": float(-10 * torch.log10(mean_square.detach()))}
+        return loss, {"loss": loss.detach(), "psnr": -10 * torch.log10(mean_square.detach())}
 
     @torch.no_grad()
     def set_normalisation(self, latents: Tensor) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 
-def sample_times(batch: int, noise_share: float, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+def sample_times(batch: int, noise_share: float, generator: torch.Generator) -> Tensor:
     """Training times [B]: a share of pure noise (where few-step sampling starts), the rest uniform in 0 ... 1."""
-    uniform = torch.rand(batch, device=device, generator=generator)
-    pure = torch.rand(batch, device=device, generator=generator) < noise_share
+    uniform = torch.rand(batch, device=generator.device, generator=generator)
+    pure = torch.rand(batch, device=generator.device, generator=generator) < noise_share
     return torch.where(pure, torch.zeros_like(uniform), uniform)
 
 
@@ -26,16 +26,22 @@ def interpolate(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     return (1 - t) * noise + t * clean
 
 
-def sample(estimate: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Euler steps from noise [B, ...] to a sample.
+def path(estimate: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> list[Tensor]:
+    """Euler steps from noise [B, ...]: ``steps`` + 1 points, the last one the sample.
 
     Args:
         estimate: (x_t, t [B]) -> clean sample.
         noise: Standard normal.
         steps: Network evaluations, at t = 0, 1 / steps, ... .
     """
-    x = noise
+    points = [noise]
     for step in range(steps):
+        x = points[-1]
         clean = estimate(x, torch.full_like(x[:, 0, 0, 0, 0], step / steps))
-        x = x + (clean - x) / (steps - step)
-    return x
+        points.append(x + (clean - x) / (steps - step))
+    return points
+
+
+def sample(estimate: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """The sample at the end of :func:`path`."""
+    return path(estimate, noise, steps)[-1]

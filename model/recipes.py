@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longscape_ros.model.autoencoder import AutoencoderConfig
+from longscape_ros.model.distil import Method
 from longscape_ros.model.transformer import TransformerConfig
-from longscape_ros.model.world import WorldConfig
+from longscape_ros.model.world import Routing, WorldConfig
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,72 @@ class Recipe:
 
     Args:
         image_size: (H, W) in pixels.
+        autoencoder: First stage.
+        denoiser: Second stage; None: the training ends with the autoencoder.
+        distil: Third stage, to fewer sampling steps; None: left out.
+        heads: Last stage, of length predictor and error estimator; None: left out.
         base: Base window of the chunk rule.
-        lengths: Chunk lengths in frames; each has an expert.
+        lengths: Chunk lengths in frames.
+        shuffled: Deal the chunk lengths out by chance: to compare with.
         channels: Latent channels.
         width: Width of the transformer.
         depth: Blocks of the transformer.
-        heads: Attention heads.
+        heads_of_attention: Attention heads.
         context: Context frames.
-        autoencoder: First stage.
-        denoiser: Second stage.
-        dense: Share of the second stage in which all chunks train one expert, before it is copied to the others.
+        lookahead: Steps that a router sees of the coming actions; their travel in so many steps scales the actions, too.
+        experts: Feed-forward networks per block.
+        hidden: Their width, in widths of the transformer.
+        routing: How a chunk finds its expert.
+        top: Experts per chunk.
+        sampler_steps: Network evaluations per chunk while the denoiser is trained, and after it without distillation.
+        distilled_steps: Network evaluations after distillation.
+        method: Of distillation.
+        dense: Share of the second stage in which all chunks train one expert, before it is copied to the others; 0: never.
+        by_length: Share up to which a router imitates LongScape's choice of experts, before it chooses for itself.
+        own: Share of chunks that go on from what the model itself generated.
+        own_from: Share of the second stage after which they do.
+        own_every: Steps between two refreshments of those.
+        own_rollouts: New rollouts per refreshment.
+        own_chunks: Chunks per rollout.
+        held: Share of the episodes that the denoiser never sees, to calibrate the confidence on.
+        rollouts: Rollouts to train the heads on.
+        rollout_frames: Their length.
+        compiled: Whether the transformer's blocks are compiled on a GPU.
         seed: Of all randomness.
     """
 
     image_size: tuple[int, int]
     autoencoder: Stage
-    denoiser: Stage
+    denoiser: Stage | None
+    distil: Stage | None
+    heads: Stage | None
     base: int = 8
     lengths: tuple[int, ...] = (8, 16, 24, 32)
+    shuffled: bool = False
     channels: int = 16
     width: int = 256
     depth: int = 6
-    heads: int = 4
+    heads_of_attention: int = 4
     context: int = 4
-    dense: float = 0.6
+    lookahead: int = 32
+    experts: int = 4
+    hidden: int = 2
+    routing: Routing = "learned"
+    top: int = 1
+    sampler_steps: int = 4
+    distilled_steps: int = 2
+    method: Method = "progressive"
+    dense: float = 0.4
+    by_length: float = 0.55
+    own: float = 0.4
+    own_from: float = 0.5
+    own_every: int = 50
+    own_rollouts: int = 48
+    own_chunks: int = 4
+    held: float = 0.04
+    rollouts: int = 96
+    rollout_frames: int = 200
+    compiled: bool = True
     seed: int = 0
 
     def world(self, action_features: int) -> WorldConfig:
@@ -80,19 +123,55 @@ class Recipe:
             max_length=self.lengths[-1],
             width=self.width,
             depth=self.depth,
-            heads=self.heads,
-            hidden=2 * self.width,
-            experts=len(self.lengths),
+            heads=self.heads_of_attention,
+            hidden=self.hidden * self.width,
+            experts=self.experts,
         )
-        return WorldConfig(autoencoder, transformer)
+        return WorldConfig(
+            autoencoder,
+            transformer,
+            lengths=self.lengths,
+            routing=self.routing,
+            top=self.top,
+            lookahead=self.lookahead,
+            sampler_steps=self.sampler_steps,
+        )
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages in their order, by name."""
+        every = {"autoencoder": self.autoencoder, "denoiser": self.denoiser, "distil": self.distil, "heads": self.heads}
+        return {name: stage for name, stage in every.items() if stage is not None}
+
+    @property
+    def minutes(self) -> float:
+        """Time limit of all stages together."""
+        return sum(stage.minutes for stage in self.stages.values())
 
 
 def cpu() -> Recipe:
-    """64x64 on two CPU cores in an hour and a half: the default bundle's recipe."""
+    """64x64 on two CPU cores in an hour and three quarters: the default bundle's recipe."""
     return Recipe(
         image_size=(64, 64),
         autoencoder=Stage(minutes=25, steps=20_000, frames=64, rate=1.5e-3),
-        denoiser=Stage(minutes=65, steps=100_000, frames=512, rate=8e-4, warm_up=200, average=0.999),
+        denoiser=Stage(minutes=60, steps=100_000, frames=512, rate=8e-4, warm_up=200, average=0.999),
+        distil=Stage(minutes=12, steps=4_000, frames=512, rate=2e-4, warm_up=50, average=0.99),
+        heads=Stage(minutes=8, steps=2_000, frames=512, rate=1e-3, average=0.99),
+    )
+
+
+def cpu_tune() -> Recipe:
+    """64x64 on CPU cores: goes on from a bundle of the recipe ``cpu``, in steps and not by the clock, as the ablations need it."""
+    return replace(
+        cpu(),
+        autoencoder=Stage(minutes=60, steps=1, frames=64, rate=1e-6),
+        denoiser=Stage(minutes=90, steps=600, frames=512, rate=4e-4, warm_up=30, decay=0.5, average=0.99),
+        distil=Stage(minutes=30, steps=200, frames=512, rate=1e-4, warm_up=20, average=0.98),
+        heads=Stage(minutes=30, steps=600, frames=512, rate=1e-3, warm_up=20, average=0.98),
+        dense=0.0,
+        by_length=0.15,
+        own_from=0.05,
+        rollouts=64,
     )
 
 
@@ -100,8 +179,44 @@ def cpu_short() -> Recipe:
     """64x64 on two CPU cores in ten minutes: a first look at a handful of one's own bags."""
     return Recipe(
         image_size=(64, 64),
-        autoencoder=Stage(minutes=3.5, steps=20_000, frames=48, rate=2e-3, warm_up=30, average=0.99),
-        denoiser=Stage(minutes=6, steps=100_000, frames=256, rate=1e-3, warm_up=30, average=0.99),
+        autoencoder=Stage(minutes=3, steps=20_000, frames=48, rate=2e-3, warm_up=30, average=0.99),
+        denoiser=Stage(minutes=5, steps=100_000, frames=256, rate=1e-3, warm_up=30, average=0.99),
+        distil=Stage(minutes=1, steps=500, frames=256, rate=2e-4, warm_up=20, average=0.95),
+        heads=Stage(minutes=1, steps=500, frames=256, rate=1e-3, warm_up=20, average=0.95),
+        rollouts=16,
+        rollout_frames=64,
+    )
+
+
+def gpu() -> Recipe:
+    """64x64 on one data-centre GPU in 20 minutes, of which three legs of at most 9 are made with ``--leg``."""
+    return Recipe(
+        image_size=(64, 64),
+        width=384,
+        depth=8,
+        heads_of_attention=6,
+        autoencoder=Stage(minutes=5, steps=100_000, frames=512, rate=1.5e-3, average=0.999),
+        denoiser=Stage(minutes=11.5, steps=1_000_000, frames=8192, rate=8e-4, warm_up=300, average=0.999),
+        distil=Stage(minutes=2, steps=10_000, frames=8192, rate=2e-4, warm_up=50, average=0.99),
+        heads=Stage(minutes=1.5, steps=2_000, frames=8192, rate=1e-3, average=0.99),
+        own_rollouts=512,
+        rollouts=512,
+    )
+
+
+def gpu_128() -> Recipe:
+    """128x128 on one data-centre GPU in 20 minutes."""
+    return replace(gpu(), image_size=(128, 128), autoencoder=replace(gpu().autoencoder, frames=256), own_rollouts=128, rollouts=256)
+
+
+def workstation() -> Recipe:
+    """64x64 on one workstation GPU overnight."""
+    return replace(
+        gpu(),
+        autoencoder=Stage(minutes=60, steps=200_000, frames=512, rate=1.5e-3, average=0.999),
+        denoiser=Stage(minutes=480, steps=2_000_000, frames=4096, rate=8e-4, warm_up=300, average=0.9995),
+        distil=Stage(minutes=45, steps=20_000, frames=4096, rate=2e-4, warm_up=50, average=0.99),
+        heads=Stage(minutes=15, steps=4_000, frames=4096, rate=1e-3, average=0.99),
     )
 
 
@@ -112,11 +227,26 @@ def toy() -> Recipe:
         channels=4,
         width=32,
         depth=2,
-        heads=2,
+        heads_of_attention=2,
         autoencoder=Stage(minutes=1, steps=20, frames=16, rate=1e-3, warm_up=5),
         denoiser=Stage(minutes=1, steps=20, frames=64, rate=1e-3, warm_up=5),
+        distil=Stage(minutes=1, steps=5, frames=64, rate=1e-3, warm_up=2),
+        heads=Stage(minutes=1, steps=5, frames=64, rate=1e-3, warm_up=2),
+        own_every=5,
+        own_rollouts=4,
+        own_chunks=2,
+        rollouts=4,
+        rollout_frames=32,
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"cpu": cpu, "cpu-short": cpu_short, "toy": toy}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "cpu": cpu,
+    "cpu-tune": cpu_tune,
+    "cpu-short": cpu_short,
+    "gpu": gpu,
+    "gpu-128": gpu_128,
+    "workstation": workstation,
+    "toy": toy,
+}
 """Name on the command line -> recipe."""

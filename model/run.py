@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run on disk: what was calibrated on the bags, and the weights so far.
 
-``run.json`` is the description, ``autoencoder.pt`` and ``denoiser.pt`` are checkpoints of the two stages, ``latents.pt`` has all
-frames encoded, ``log.jsonl`` has a line of figures every few steps.
+``run.json`` is the description, ``<stage>.pt`` are the stages' checkpoints, ``latents.pt`` has all frames encoded, ``rollouts.pt``
+what the heads learn from, ``log.jsonl`` a line of figures every few steps, as has ``tensorboard/``. ``run.json`` and ``weights/`` are
+all that another machine needs to go on.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from longscape_ros.bags.mapping import mapping_from_dict, mapping_to_dict
-from longscape_ros.contract import ActionDimension, ActionSpace, ChunkRule, TopicMapping
+from longscape_ros.contract import ActionDimension, ActionSpace, ChunkRule, Confidence, TopicMapping
 from longscape_ros.errors import InputError
 from longscape_ros.model.autoencoder import AutoencoderConfig
 from longscape_ros.model.transformer import TransformerConfig
 from longscape_ros.model.world import WorldConfig, WorldModel
 
-AUTOENCODER = "autoencoder.pt"
-DENOISER = "denoiser.pt"
+AUTOENCODER = "autoencoder"
+DENOISER = "denoiser"
+DISTIL = "distil"
+HEADS = "heads"
 LATENTS = "latents.pt"
+ROLLOUTS = "rollouts.pt"
 LOG = "log.jsonl"
+TENSORBOARD = "tensorboard"
+WEIGHTS = "weights"
 LOCK = ".lock"
 _DESCRIPTION = "run.json"
 
@@ -45,6 +52,9 @@ class Run:
         rule: The chunk rule, calibrated.
         mapping: The robot's topics.
         data: Figures of the training bags.
+        sampler_steps: Network evaluations per chunk of the finished model.
+        stages: Names of the training's stages.
+        confidence: Calibrated at the training's end; None: it has not come so far.
     """
 
     recipe: str
@@ -53,6 +63,9 @@ class Run:
     rule: ChunkRule
     mapping: TopicMapping
     data: dict[str, Any] = field(default_factory=dict)
+    sampler_steps: int = 4
+    stages: tuple[str, ...] = (AUTOENCODER, DENOISER)
+    confidence: Confidence | None = None
 
 
 @contextlib.contextmanager
@@ -78,7 +91,10 @@ def begin_run(folder: Path, run: Run) -> None:
     Raises:
         InputError: it is not.
     """
-    if (folder / _DESCRIPTION).is_file() and load_run(folder) != run:
+    if (folder / _DESCRIPTION).is_file():
+        found = load_run(folder)
+        if replace(found, confidence=None) == run:
+            return
         raise InputError(f"Got the run {folder}, which was begun with another recipe or other bags; name another folder to begin anew.")
     save_run(folder, run)
 
@@ -92,6 +108,9 @@ def save_run(folder: Path, run: Run) -> None:
         "rule": dataclasses.asdict(run.rule),
         "mapping": mapping_to_dict(run.mapping),
         "data": run.data,
+        "sampler_steps": run.sampler_steps,
+        "stages": run.stages,
+        "confidence": None if run.confidence is None else dataclasses.asdict(run.confidence),
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DESCRIPTION).write_text(json.dumps(document, indent=2))
@@ -107,7 +126,7 @@ def load_run(folder: Path) -> Run:
     if not path.is_file():
         raise InputError(f"Got {folder}, which has no {_DESCRIPTION}; expected the folder that longscape train wrote to.")
     document = json.loads(path.read_text())
-    world = document["world"]
+    world: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in document["world"].items()}
     autoencoder = _config(AutoencoderConfig, world.pop("autoencoder"))
     transformer = _config(TransformerConfig, world.pop("transformer"))
     return Run(
@@ -117,6 +136,9 @@ def load_run(folder: Path) -> Run:
         rule=_config(ChunkRule, document["rule"]),
         mapping=mapping_from_dict(document["mapping"]),
         data=document["data"],
+        sampler_steps=document["sampler_steps"],
+        stages=tuple(document["stages"]),
+        confidence=None if document["confidence"] is None else Confidence(**document["confidence"]),
     )
 
 
@@ -126,12 +148,22 @@ def load_model(folder: Path) -> WorldModel:
     Raises:
         InputError: the run has not reached its end.
     """
-    model = WorldModel(load_run(folder).world)
-    for part, name in ((model.autoencoder, AUTOENCODER), (model.transformer, DENOISER)):
-        checkpoint = load_checkpoint(folder / name)
+    run = load_run(folder)
+    model = WorldModel(run.world)
+    heads = {"length_predictor": model.length_predictor, "error_estimator": model.error_estimator}
+    parts: dict[str, nn.Module] = {
+        AUTOENCODER: model.autoencoder,
+        DENOISER: model.denoiser,
+        DISTIL: nn.ModuleDict({"student": model.denoiser}),
+        HEADS: nn.ModuleDict(heads),
+    }
+    for name in run.stages:  # in their order: a distilled denoiser replaces the one before
+        checkpoint = load_checkpoint(folder / f"{name}.pt")
         if checkpoint is None or not checkpoint["finished"]:
-            raise InputError(f"Got the run {folder} without a finished {name}; run the same longscape train command again.")
-        part.load_state_dict(checkpoint["averaged"])
+            raise InputError(f"Got the run {folder} with an unfinished {name}; run the same longscape train command again.")
+        parts[name].load_state_dict(checkpoint["averaged"])
+    if HEADS in run.stages and run.confidence is None:
+        raise InputError(f"Got the run {folder}, whose confidence is not calibrated yet; run the same longscape train command again.")
     return model.eval()
 
 

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longscape_ros.model.moe import ExpertFeedForward
+from longscape_ros.model.moe import ExpertFeedForward, Route
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values [B, N, G * P, D / N] of the context, one pair per block."""
@@ -79,7 +79,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and one expert, each behind an adaptive layer norm with a gate that starts at zero."""
+    """Attention and an expert, each behind an adaptive layer norm with a gate that starts at zero."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(
-        self, x: Tensor, condition: Tensor, expert: int, cached: tuple[Tensor, Tensor] | None
+        self, x: Tensor, condition: Tensor, route: Route | int, cached: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """[B, G, P, D], condition [B, G, D] -> [B, G, P, D], and the keys and values of these tokens."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition).unsqueeze(2).chunk(6, dim=-1)  # [B, G, 1, D]
@@ -103,7 +103,7 @@ class Block(nn.Module):
         keys, values = (key, value) if cached is None else (torch.cat((cached[0], key), dim=2), torch.cat((cached[1], value), dim=2))
         attended = rearrange(F.scaled_dot_product_attention(query, keys, values), "b n (g p) d -> b g p (n d)", g=groups)
         x = x + gate_a * self.out(attended)
-        x = x + gate_f * self.feed_forward(modulate(self.norm(x), shift_f, scale_f), expert)
+        x = x + gate_f * self.feed_forward(modulate(self.norm(x), shift_f, scale_f), route)
         return x, (key, value)
 
 
@@ -148,18 +148,18 @@ class ChunkTransformer(nn.Module):
         out: Tensor = F.silu(self.embed_action(grouped) + self.embed_time(wave)[:, None] + moments)
         return out
 
-    def encode_context(self, context: Tensor, actions: Tensor, expert: int) -> Cache:
+    def encode_context(self, context: Tensor, actions: Tensor, route: Route | int) -> Cache:
         """Keys and values of the frames before the chunk: latents [B, K, C, h, w], their actions [B, K, F]."""
         moments = self.moment[: self.config.context // self.config.tubelet]
         condition = self.condition(actions, torch.ones_like(actions[:, 0, 0]), moments)
         x = self.embed_context(self.tokens(context, self.config.tubelet)) + self.place + moments[:, None]
         cache = []
         for block in self.blocks:
-            x, pair = block(x, condition, expert, None)
+            x, pair = block(x, condition, route, None)
             cache.append(pair)
         return cache
 
-    def forward(self, noisy: Tensor, time: Tensor, last: Tensor, actions: Tensor, expert: int, cache: Cache) -> Tensor:
+    def forward(self, noisy: Tensor, time: Tensor, last: Tensor, actions: Tensor, route: Route | int, cache: Cache) -> Tensor:
         """Clean latents of the chunk.
 
         Args:
@@ -167,7 +167,7 @@ class ChunkTransformer(nn.Module):
             time: [B], 0 (noise) to 1 (clean).
             last: [B, C, h, w], the newest context frame; the output is an offset from it.
             actions: [B, T, F].
-            expert: Which expert is active.
+            route: The experts of each chunk, or one expert for all.
             cache: From :meth:`encode_context`.
         """
         config = self.config
@@ -178,7 +178,7 @@ class ChunkTransformer(nn.Module):
         reference = self.tokens(last[:, None], 1).expand(-1, groups, -1, -1)
         x = self.embed_noisy(torch.cat((self.tokens(noisy, config.tubelet), reference), dim=-1)) + self.place + moments[:, None]
         for block, cached in zip(self.blocks, cache, strict=True):
-            x, _ = block(x, condition, expert, cached)
+            x, _ = block(x, condition, route, cached)
         shift, scale = self.modulation(condition).unsqueeze(2).chunk(2, dim=-1)
         offset = self.project(modulate(self.norm(x), shift, scale))
         height, patch = config.latent_shape[1] // config.patch, config.patch

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world model: autoencoder and chunk transformer, and how a chunk is trained and sampled.
+"""The world model: autoencoder and denoiser, and how a chunk is routed, trained and sampled.
 
-Letters: B batch, K context frames, T chunk frames, C h w latent, F action features.
+Letters: B batch, K context frames, T chunk frames, L steps the router looks ahead, C h w latent, F action features, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from longscape_ros.model import flow
 from longscape_ros.model.autoencoder import Autoencoder, AutoencoderConfig
+from longscape_ros.model.confidence import ErrorEstimator
+from longscape_ros.model.moe import ContextClassifier, Route, Router
 from longscape_ros.model.transformer import ChunkTransformer, TransformerConfig
+
+Routing = Literal["chunk_length", "learned", "context", "random"]
+"""How a chunk finds its expert: by its length, as in LongScape; by a router that sees the context and the coming actions, or the
+context only; or by chance, to compare with."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,11 @@ class WorldConfig:
     Args:
         autoencoder: See :class:`AutoencoderConfig`.
         transformer: See :class:`TransformerConfig`.
+        lengths: Chunk lengths, for the length predictor.
+        routing: See :data:`Routing`.
+        top: Experts per chunk.
+        lookahead: L.
+        balance: Weight of the router's load-balance term.
         sampler_steps: Network evaluations per chunk.
         noise_share: Share of training samples at pure noise.
         context_noise: Greatest deviation of the noise on the context in training; it holds drift down when chunks are chained.
@@ -31,6 +43,11 @@ class WorldConfig:
 
     autoencoder: AutoencoderConfig
     transformer: TransformerConfig
+    lengths: tuple[int, ...] = (8, 16, 24, 32)
+    routing: Routing = "chunk_length"
+    top: int = 1
+    lookahead: int = 32
+    balance: float = 0.01
     sampler_steps: int = 4
     noise_share: float = 0.3
     context_noise: float = 0.3
@@ -40,63 +57,139 @@ class WorldConfig:
             raise ValueError(
                 f"Got latents of {self.autoencoder.latent_shape} and a transformer for {self.transformer.latent_shape}, expected the same."
             )
+        experts = self.transformer.experts
+        if self.routing == "chunk_length" and experts not in (1, len(self.lengths)):
+            raise ValueError(f"Got {experts} experts for the chunk lengths {self.lengths}, expected one per length, or one.")
+        if not 1 <= self.top <= experts:
+            raise ValueError(f"Got {self.top} experts per chunk of {experts}, expected 1 to {experts}.")
+        if self.top > 1 and self.routing not in ("learned", "context"):
+            raise ValueError(f"Got {self.top} experts per chunk with {self.routing} routing, expected 1; only a router can weigh experts.")
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether there is a router."""
+        return self.transformer.experts > 1 and self.routing in ("learned", "context")
 
 
 @dataclass(frozen=True)
 class ChunkBatch:
-    """Training chunks of one length and expert.
+    """Training chunks of one length.
 
     Args:
         context: Latents [B, K, C, h, w].
         target: Latents [B, T, C, h, w].
         actions: [B, K + T, F].
-        mask: [B, T], 1 where the frame exists, 0 where it is padding.
-        expert: Which expert is active.
+        coming: [B, K + L, F], what the router sees of the actions.
+        mask: [B, T], 1 where the frame exists, 0 where it is padding; alike in all rows.
+        length: Number of the chunks' length in the rule.
     """
 
     context: Tensor
     target: Tensor
     actions: Tensor
+    coming: Tensor
     mask: Tensor
-    expert: int
+    length: int
 
 
-class WorldModel(nn.Module):
-    """Predicts chunks of frames, in latents."""
+@dataclass(frozen=True)
+class Draws:
+    """The chance in a training step; drawn outside the model, so that parts of a batch in several processes get what the whole would.
+
+    Args:
+        time: [B], diffusion times.
+        noise: [B, T, C, h, w], standard normal.
+        context_noise: [B, K, C, h, w], added to the context.
+        gumbel: [B, E], standard Gumbel.
+    """
+
+    time: Tensor
+    noise: Tensor
+    context_noise: Tensor
+    gumbel: Tensor
+
+
+class Denoiser(nn.Module):
+    """Chunk transformer and router, which are trained together."""
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         self.config = config
-        self.autoencoder = Autoencoder(config.autoencoder)
+        shape, features = config.transformer.latent_shape, config.transformer.action_features
         self.transformer = ChunkTransformer(config.transformer)
+        self.router: Router | None = None
+        if config.is_routed:
+            values = features * (config.transformer.context + config.lookahead) if config.routing == "learned" else 0
+            self.router = Router(shape, values, config.transformer.experts, config.top)
 
-    def forward(self, batch: ChunkBatch) -> tuple[Tensor, dict[str, float]]:
-        """Flow-matching loss of a batch of chunks: mean square error of the clean estimate over the frames that exist."""
-        count = len(batch.target)
-        device = batch.target.device
-        time = flow.sample_times(count, self.config.noise_share, device)
-        noisy = flow.interpolate(batch.target, torch.randn_like(batch.target), time)
-        strength = self.config.context_noise * torch.rand(count, 1, 1, 1, 1, device=device)
-        context = batch.context + strength * torch.randn_like(batch.context)
-        estimate = self.estimate(context, batch.actions, batch.expert, noisy, time)
-        error = (estimate - batch.target).square().mean(dim=(2, 3, 4))  # [B, T]
+    def forward(self, batch: ChunkBatch, draws: Draws, phase: Literal["dense", "by_length", "routed"]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Flow-matching loss of a batch: mean square error of the clean estimate over the frames that exist, and figures.
+
+        Args:
+            batch: The chunks.
+            draws: Times and noise.
+            phase: ``dense``: all through the first expert. ``by_length``: a router only learns to imitate LongScape's choice, which
+                it starts from. ``routed``: as configured.
+        """
+        noisy = flow.interpolate(batch.target, draws.noise, draws.time)
+        context = batch.context + draws.context_noise
+        route, extra, figures = self._route(batch, context, draws.gumbel, phase)
+        estimate = self.conditioned(context, batch.actions, route)(noisy, draws.time)
         weight = batch.mask / batch.mask.sum()
-        loss = (error * weight).sum()
+        loss = ((estimate - batch.target).float().square().mean(dim=(2, 3, 4)) * weight).sum()
         with torch.no_grad():
-            copy = (batch.context[:, -1:] - batch.target).square().mean(dim=(2, 3, 4))
-            share = float(loss.detach() / (copy * weight).sum().clamp_min(1e-6))
-        return loss, {"loss": float(loss.detach()), "loss_over_copy_last": share}
+            copy = ((batch.context[:, -1:] - batch.target).square().mean(dim=(2, 3, 4)) * weight).sum()
+        return loss + extra, {"loss": loss.detach(), "loss_over_copy_last": loss.detach() / copy.clamp_min(1e-6), **figures}
 
-    def estimate(self, context: Tensor, actions: Tensor, expert: int, noisy: Tensor, time: Tensor) -> Tensor:
-        """Clean latents [B, T, C, h, w] from noisy ones at times [B]."""
-        return self.conditioned(context, actions, expert)(noisy, time)
+    def _route(self, batch: ChunkBatch, context: Tensor, gumbel: Tensor, phase: str) -> tuple[Route | int, Tensor, dict[str, Tensor]]:
+        """The route of training chunks, and the router's own loss."""
+        experts = self.config.transformer.experts
+        nothing = context.new_zeros(())
+        by_length = batch.length * experts // len(self.config.lengths)
+        if experts == 1 or phase == "dense":
+            return 0, nothing, {}
+        if self.router is None:
+            return (by_length if self.config.routing == "chunk_length" else Route.to(gumbel.argmax(dim=1))), nothing, {}
+        scores = self.router(context, batch.coming).float()
+        if phase == "by_length" and len(self.config.lengths) > 1:
+            imitated = torch.full((len(scores),), by_length, device=scores.device)
+            return by_length, nn.functional.cross_entropy(scores, imitated), {}
+        route = self.router.choose(scores, gumbel if self.training else None)
+        balance = self.router.balance(scores, route)
+        return route, self.config.balance * balance, {"balance": balance.detach()}
 
-    def conditioned(self, context: Tensor, actions: Tensor, expert: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def route(self, context: Tensor, coming: Tensor, length: int, gumbel: Tensor) -> Route | int:
+        """Where chunks of length number ``length`` go when the model is used; ``gumbel`` [B, E] decides where chance routes."""
+        experts = self.config.transformer.experts
+        if experts == 1:
+            return 0
+        if self.router is not None:
+            return self.router.choose(self.router(context, coming))
+        return length * experts // len(self.config.lengths) if self.config.routing == "chunk_length" else Route.to(gumbel.argmax(dim=1))
+
+    def conditioned(self, context: Tensor, actions: Tensor, route: Route | int) -> Callable[[Tensor, Tensor], Tensor]:
         """The estimator of one chunk, (noisy, time) -> clean, with the context's keys and values computed once."""
         known = self.config.transformer.context
-        cache = self.transformer.encode_context(context, actions[:, :known], expert)
-        return lambda noisy, time: self.transformer(noisy, time, context[:, -1], actions[:, known:], expert, cache)
+        cache = self.transformer.encode_context(context, actions[:, :known], route)
+        return lambda noisy, time: self.transformer(noisy, time, context[:, -1], actions[:, known:], route, cache)
 
-    def sample(self, context: Tensor, actions: Tensor, noise: Tensor, expert: int) -> Tensor:
+    def sample(self, context: Tensor, actions: Tensor, noise: Tensor, route: Route | int, steps: int | None = None) -> Tensor:
         """Denoise a chunk: context [B, K, C, h, w], actions [B, K + T, F], noise [B, T, C, h, w] -> latents like the noise."""
-        return flow.sample(self.conditioned(context, actions, expert), noise, self.config.sampler_steps)
+        return flow.sample(self.conditioned(context, actions, route), noise, steps or self.config.sampler_steps)
+
+
+class WorldModel(nn.Module):
+    """All that a bundle is made of.
+
+    ``autoencoder`` and ``denoiser`` make pictures; ``length_predictor`` guesses a chunk's length from the context alone, as LongScape
+    does, for futures without a plan; ``error_estimator`` says how wrong the pictures will be.
+    """
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        self.config = config
+        transformer = config.transformer
+        self.autoencoder = Autoencoder(config.autoencoder)
+        self.denoiser = Denoiser(config)
+        self.length_predictor = ContextClassifier(transformer.latent_shape, 0, len(config.lengths))
+        self.error_estimator = ErrorEstimator(transformer.latent_shape, transformer.action_features, transformer.max_length)

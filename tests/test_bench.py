@@ -9,8 +9,8 @@ import pytest
 from support.tiny_bundle import MANIFEST, write_tiny_bundle
 
 from longscape_ros.bench import bench
-from longscape_ros.bundle import Bundle, Experts
-from longscape_ros.contract import ActionDimension, ActionSpace
+from longscape_ros.bundle import Bundle, Experts, Routing
+from longscape_ros.contract import ActionDimension, ActionSpace, Confidence
 from longscape_ros.errors import InputError
 
 LENGTHS = MANIFEST.segmentation.lengths
@@ -57,6 +57,19 @@ def test_the_figures_say_what_was_measured_and_fit_into_json(figures: dict[str, 
     assert sum(int(length) for length in str(figures["meta.horizon32_chunks"]).split("+")) >= 32
     assert 10 < number(figures, "peak_rss_mb") < 100_000
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_the_cost_of_choosing_among_experts_is_measured_beside_one_expert(figures: dict[str, float | str]) -> None:
+    assert 0.1 < number(figures, "mixture_over_dense") < 10
+
+
+def test_all_graphs_of_a_bundle_are_timed(tmp_path: Path) -> None:
+    experts, confidence = Experts(2, Routing("learned", 8)), Confidence(25.0, -1.0, -6.0)
+    bundle = write_tiny_bundle(tmp_path / "tiny", experts=experts, confidence=confidence, length_predictor=True)
+    figures = bench(bundle, threads=1, seconds=0.1)
+    for name in ("router", "length_predictor", *(f"error_estimator.{length}" for length in LENGTHS)):
+        assert number(figures, f"graph.{name}_ms_p50") > 0
+    assert number(figures, "mixture_over_dense") > 0
 
 
 @pytest.mark.parametrize("kind", ["velocity", "delta"])

@@ -11,8 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_bundle import MANIFEST, WEIGHTS, write_tiny_bundle
 
-from longscape_ros.bundle import DECODER, ENCODER, MANIFEST_NAME, Bundle, Experts, denoiser, load_bundle, update_reports, write_bundle
-from longscape_ros.contract import ActionSource, ChunkRule, TopicMapping
+from longscape_ros.bundle import (
+    DECODER,
+    ENCODER,
+    ERROR_ESTIMATOR,
+    LENGTH_PREDICTOR,
+    MANIFEST_NAME,
+    ROUTER,
+    Bundle,
+    Experts,
+    Routing,
+    denoiser,
+    load_bundle,
+    update_reports,
+    write_bundle,
+)
+from longscape_ros.contract import ActionSource, ChunkRule, Confidence, TopicMapping
 from longscape_ros.errors import BundleError, InputError
 
 MAPPING = TopicMapping(
@@ -128,7 +142,7 @@ def test_loading_a_folder_without_a_manifest_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "found format_version 2, expected 1"),
+        ({"format_version": 1}, "found format_version 1, expected 2"),
         ({"fps": "20"}, "found \"20\" for 'fps', expected a number"),
         ({"fps": True}, "found true for 'fps', expected a number"),
         ({"fps": 0}, "Got fps = 0.0, expected a positive number"),
@@ -139,10 +153,16 @@ def test_loading_a_folder_without_a_manifest_says_so(tmp_path: Path) -> None:
         ({"segmentation": {"base": 8, "lengths": [8]}}, "found no field 'segmentation.threshold'"),
         ({"segmentation": {"base": 8, "lengths": [8, 12], "threshold": 0.5}}, r"chunk lengths \[8, 12\]"),
         (
-            {"experts": {"count": 4, "routing": {"kind": "coin"}}},
+            {"experts": {"count": 4, "routing": {"kind": "coin", "lookahead": 8}}},
             "found \"coin\" for 'experts.routing.kind', expected one of",
         ),
-        ({"experts": {"count": 3, "routing": {"kind": "chunk_length"}}}, "Got 3 experts"),
+        ({"experts": {"count": 4, "routing": {"kind": "learned"}}}, "found no field 'experts.routing.lookahead'"),
+        ({"experts": {"count": 4, "routing": {"kind": "learned", "lookahead": 0}}}, "Got experts.routing.lookahead = 0"),
+        ({"experts": {"count": 3, "routing": {"kind": "chunk_length", "lookahead": 8}}}, "Got 3 experts"),
+        ({"confidence": {"psnr_db": 25.0, "slope": -1.0}}, "found no field 'confidence.offset'"),
+        ({"confidence": {"psnr_db": 25, "slope": -1, "offset": 0}}, r"no entry for error_estimator\.onnx"),
+        ({"length_predictor": 1}, "found 1 for 'length_predictor', expected true or false"),
+        ({"length_predictor": True}, r"no entry for length_predictor\.onnx"),
         ({"action_space": {"dimensions": []}}, "without dimensions"),
         ({"name": "../tiny"}, "Got the name"),
         ({"files": {"../weights.bin": {"sha256": "", "bytes": 1}}}, "Got the name"),
@@ -169,7 +189,21 @@ json_values = st.recursive(
 )
 
 
-@given(key=st.sampled_from(["name", "fps", "image_size", "action_space", "segmentation", "experts", "mapping", "files"]), value=json_values)
+KEYS = (
+    "name",
+    "fps",
+    "image_size",
+    "action_space",
+    "segmentation",
+    "experts",
+    "confidence",
+    "length_predictor",
+    "mapping",
+    "files",
+)
+
+
+@given(key=st.sampled_from(KEYS), value=json_values)
 def test_no_json_value_makes_loading_fail_in_another_way_than_a_bundle_error(ready: Bundle, key: str, value: Any) -> None:
     original = (ready.path / MANIFEST_NAME).read_text()
     try:
@@ -185,6 +219,34 @@ def test_a_robot_with_other_action_names_is_refused_and_another_order_is_not(rea
     ready.require_actions(["gripper", "y", "x"])
     with pytest.raises(BundleError, match=r"expected the action names \['x', 'y', 'gripper'\], found \['x', 'y', 'z'\]"):
         ready.require_actions(["x", "y", "z"])
+
+
+def test_router_length_predictor_and_error_estimator_are_part_of_a_bundle_that_has_them(tmp_path: Path) -> None:
+    confidence = Confidence(25.0, -1.0, -6.0)
+    experts = Experts(3, Routing("learned", 8))
+    written = write_tiny_bundle(tmp_path / "tiny", experts=experts, confidence=confidence, length_predictor=True)
+    loaded = load_bundle(tmp_path / "tiny")
+    assert loaded == written
+    assert (loaded.manifest.experts, loaded.manifest.confidence, loaded.manifest.length_predictor) == (experts, confidence, True)
+    assert loaded.manifest.graphs()[-3:] == (ROUTER, LENGTH_PREDICTOR, ERROR_ESTIMATOR)
+    assert {ROUTER, LENGTH_PREDICTOR, ERROR_ESTIMATOR} < set(loaded.manifest.files)
+    (tmp_path / "tiny" / ROUTER).unlink()
+    with pytest.raises(BundleError, match=r"router\.onnx: found no such file"):
+        load_bundle(tmp_path / "tiny")
+
+
+def test_a_router_needs_something_to_choose_from() -> None:
+    assert ROUTER not in replace(MANIFEST, experts=Experts(1, Routing("learned", 8))).graphs()
+    assert ROUTER in replace(MANIFEST, experts=Experts(2, Routing("learned", 8))).graphs()
+    assert ROUTER not in MANIFEST.graphs()
+
+
+def test_the_model_id_names_confidence_and_routing_too(tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "a", confidence=Confidence(25.0, -1.0, -6.0))
+    others: list[dict[str, Any]] = [{"confidence": Confidence(25.0, -1.0, -5.0)}, {"length_predictor": True}]
+    for index, changes in enumerate(others):
+        other = write_tiny_bundle(tmp_path / f"b{index}", **{"confidence": Confidence(25.0, -1.0, -6.0), **changes})
+        assert other.model_id != plain.model_id
 
 
 def test_a_manifest_needs_one_expert_or_one_per_chunk_length() -> None:

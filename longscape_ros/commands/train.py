@@ -14,26 +14,43 @@ from longscape_ros.commands.terminal import Figures, Terminal
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="folder with recordings at or below it")
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="cpu (90 minutes), cpu-short (10 minutes) or toy (seconds)")
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="cpu, cpu-tune, cpu-short, gpu, gpu-128, workstation or toy")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--minutes", type=float, metavar="M", help="time limit of the whole training (default: the recipe's)")
+    parser.add_argument("--leg", type=float, metavar="M", help="end after so many minutes, finished or not; the same call goes on")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
+    parser.add_argument("--init", type=Path, metavar="BUNDLE", help="begin with the weights of a bundle of the recipe's sizes")
     add_mapping(parser, default="mapping.yaml beside the bags")
 
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Trains."""
+    from longscape_ros.bundle import load_bundle
+    from longscape_ros.export.initial import initial_weights
     from longscape_ros.model.train import train
 
+    initial = None if options.init is None else initial_weights(load_bundle(options.init))
     with terminal.progress("train") as progress:
-        figures = train(options.bags, options.recipe, options.output, mapping_of(options), options.minutes, progress)
+        figures = train(
+            options.bags,
+            options.recipe,
+            options.output,
+            mapping_of(options),
+            options.minutes,
+            progress,
+            leg=options.leg,
+            device=options.device,
+            initial=initial,
+        )
     return dict(figures)
 
 
 COMMAND = Command(
     name="train",
     summary="train a model on bags",
-    details="Calibrates ranges and the chunk rule on the bags, trains the autoencoder, then the denoiser. The same call goes on with a "
-    "training that was interrupted.",
+    details="Calibrates ranges and the chunk rule on the bags, trains the autoencoder, the denoiser with its router, distils it to fewer "
+    "sampling steps, and trains length predictor and error estimator. The same call goes on with a training that was interrupted; on "
+    "another machine it needs RUN/run.json and RUN/weights. Under torchrun all processes share the work.",
     example="longscape train --bags my_bags --mapping my_robot.yaml --recipe cpu-short --output runs/mine",
     add_options=add_options,
     run=run,

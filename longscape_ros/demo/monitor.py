@@ -108,7 +108,7 @@ class Monitor:
     def _on_chunk(self, message: Any) -> None:
         with contextlib.suppress(InputError):
             ended = Executed.from_json(message.data)
-            sight = ChunkSight(ended.length, ended.expert, ended.reason.name.lower())
+            sight = ChunkSight(ended.length, None, ended.reason.name.lower())
             self._change(executed=(*self._sight.executed, sight)[-_EXECUTED:])
 
     def _on_diagnostics(self, message: Any) -> None:

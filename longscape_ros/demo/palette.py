@@ -12,6 +12,8 @@ LINE: Colour = (74, 80, 95)
 FAINT: Colour = (142, 149, 166)
 TEXT: Colour = (232, 235, 241)
 DARK: Colour = (12, 13, 16)
+EXECUTED: Colour = (176, 182, 196)
+"""Motion that was executed: no expert's colour."""
 
 _EXPERTS: tuple[Colour, ...] = ((86, 180, 233), (240, 180, 60), (60, 190, 140), (222, 130, 185), (240, 228, 100), (225, 110, 70))
 """Told apart with any kind of colour vision (after Okabe and Ito)."""

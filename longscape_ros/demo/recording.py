@@ -80,14 +80,12 @@ class Executed:
         end_ns: When it ended.
         length: Its steps.
         reason: Why it ended.
-        expert: The expert that such a chunk goes to.
     """
 
     begin_ns: int
     end_ns: int
     length: int
     reason: EndReason
-    expert: int
 
     @staticmethod
     def from_json(text: str) -> Executed:
@@ -99,7 +97,7 @@ class Executed:
         try:
             report = json.loads(text)
             times = int(report["begin_ns"]), int(report["end_ns"])
-            return Executed(*times, int(report["length"]), EndReason[report["reason"]], int(report["expert"]))
+            return Executed(*times, int(report["length"]), EndReason[report["reason"]])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"Got {text[:80]!r} on {CHUNK_TOPIC}, expected a chunk's report ({error!r}).") from error
 

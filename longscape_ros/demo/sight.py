@@ -22,10 +22,16 @@ PICTURE = 32
 
 @dataclass(frozen=True, slots=True)
 class ChunkSight:
-    """A chunk, of a prediction or executed."""
+    """A chunk, of a prediction or executed.
+
+    Args:
+        frames: Its frames.
+        expert: Which denoised it; None: none did, it was executed.
+        reason: Why it ended.
+    """
 
     frames: int
-    expert: int
+    expert: int | None
     reason: str
 
 

@@ -20,7 +20,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from longscape_ros.demo.palette import Colour, expert_colour
+from longscape_ros.demo.palette import EXECUTED, Colour, expert_colour
 from longscape_ros.demo.sight import PICTURE, ChunkSight, Sight, picture
 from longscape_ros.timeline import resize_rgb
 
@@ -217,11 +217,13 @@ def _chunk_words(chunks: Sequence[ChunkSight]) -> str:
 
 
 def _words(chunk: ChunkSight) -> str:
-    return f"{chunk.frames} {chunk.reason.replace('_', ' ')} (expert {chunk.expert})"
+    words = f"{chunk.frames} {chunk.reason.replace('_', ' ')}"
+    return words if chunk.expert is None else f"{words} (expert {chunk.expert})"
 
 
 def _chunk_style(chunk: ChunkSight, in_colour: bool) -> Style:
-    return _style(expert_colour(chunk.expert)) if in_colour else Style()
+    colour = EXECUTED if chunk.expert is None else expert_colour(chunk.expert)
+    return _style(colour) if in_colour else Style()
 
 
 def _picture(title: str, encoded: str, size: int) -> RenderableType:

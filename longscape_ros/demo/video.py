@@ -9,7 +9,7 @@ commands, and a strip of the chunks that the executed motion turned out to have.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw
 
 from longscape_ros.contract import NANOSECONDS
 from longscape_ros.demo.canvas import enlarge, write
-from longscape_ros.demo.palette import BACKGROUND, DARK, FAINT, FUTURE, LINE, PANEL, TEXT, Colour, expert_colour, mix
+from longscape_ros.demo.palette import BACKGROUND, DARK, EXECUTED, FAINT, FUTURE, LINE, PANEL, TEXT, Colour, expert_colour, mix
 from longscape_ros.demo.recording import Published, Recording
 from longscape_ros.evaluation import psnr
+from longscape_ros.video import write_mp4
 
 HORIZONS_S = (0.4, 0.8, 1.6)
 """How long before a moment the predictions shown for it began, as nearly as there are any."""
@@ -194,7 +195,7 @@ class Film:
             left, right = self._inside(chunk.begin_ns, now_ns), self._inside(min(chunk.end_ns, now_ns), now_ns)
             if chunk.end_ns > now_ns or right - left < 1:
                 continue
-            draw.rectangle((left, bottom, right - 2, bottom + 6), fill=expert_colour(chunk.expert))
+            draw.rectangle((left, bottom, right - 2, bottom + 6), fill=EXECUTED)
             if self._x(chunk.end_ns, now_ns) > _MARGIN:
                 draw.line((right - 1, _COMMANDS_Y, right - 1, bottom + 6), fill=LINE)
 
@@ -235,25 +236,16 @@ def write_video(recording: Recording, path: Path, title: str = "", progress: Cal
     Returns:
         ``path``; None: the recording has no image.
     """
-    import av
-
     if not recording.frames:
         return None
     film = Film(recording, title)
     moments = range(int(recording.stamps_ns[0]), int(recording.stamps_ns[-1]) + 1, recording.period_ns)
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(NANOSECONDS, recording.period_ns).limit_denominator(1000))
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            stream.options = {"crf": "20", "preset": "veryfast"}
-            for number, moment_ns in enumerate(moments):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(film.draw(moment_ns), format="rgb24")))
-                if progress is not None:
-                    progress(number + 1, len(moments), path.name)
-            container.mux(stream.encode())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        for number, moment_ns in enumerate(moments):
+            yield film.draw(moment_ns)
+            if progress is not None:
+                progress(number + 1, len(moments), path.name)
+
+    rate = Fraction(NANOSECONDS, recording.period_ns).limit_denominator(1000)
+    return write_mp4(path, pictures(), (WIDTH, HEIGHT), rate)

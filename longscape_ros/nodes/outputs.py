@@ -57,14 +57,13 @@ class Outputs:
         """How far the newest image is from what was predicted for it."""
         self._surprise.publish(message_class(FLOAT32)(data=surprise))
 
-    def publish_chunk(self, ended: ExecutedChunk, expert: int) -> None:
+    def publish_chunk(self, ended: ExecutedChunk) -> None:
         """A chunk of the executed motion that ended, as JSON."""
         report = {
             "begin_ns": ended.begin_ns,
             "end_ns": ended.end_ns,
             "length": ended.chunk.length,
             "reason": ended.chunk.reason.name,
-            "expert": expert,
         }
         self._chunk.publish(message_class(STRING)(data=json.dumps(report)))
 

@@ -20,7 +20,6 @@ from longscape_ros.nodes.model import Model
 from longscape_ros.nodes.outputs import CAMERA_INFO, STRING, Outputs
 from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import Limits, Pipeline, Trouble
-from longscape_ros.runtime.predictor import route
 from longscape_ros.runtime.statistics import Rolling
 
 _MODEL_FIGURES = ("model_id", "bundle", "backend", "threads", "horizon", "fps")
@@ -127,7 +126,7 @@ class Session:
         if outcome.surprise is not None:
             self._outputs.publish_surprise(outcome.surprise)
         for ended in outcome.ended:
-            self._outputs.publish_chunk(ended, route(ended.chunk.length, self._model.bundle.manifest))
+            self._outputs.publish_chunk(ended)
 
     def _on_command(self, source: ActionSource, message: Any) -> None:
         received_ns = self._pipeline.receive(self._now_ns())

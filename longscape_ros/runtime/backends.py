@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs a bundle's graphs. ONNX Runtime on the CPU or on a CUDA GPU; arrays go in and come out, no torch.
 
-Letters: B batch, H W image, C h w latent, K context frames, T chunk frames, F action features.
+Letters: B batch, H W image, C h w latent, K context frames, T chunk frames, F action features, L steps the router looks ahead, E experts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.actions import feature_count
-from longscape_ros.bundle import DECODER, ENCODER, Bundle, Manifest, denoiser
+from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, Bundle, Manifest, denoiser
 from longscape_ros.errors import BackendError, BundleError, InputError
 
 Float32 = NDArray[np.float32]
@@ -54,6 +54,15 @@ class Backend(Protocol):
 
     def decode(self, latents: Float32) -> Rgb:
         """Latents [B, C, h, w] -> images uint8 [B, H, W, 3]."""
+
+    def route(self, context: Float32, coming: Float32) -> Float32:
+        """Context latents [B, K, C, h, w], coming features [B, K + L, F] -> scores [B, E]; of bundles with a router."""
+
+    def predict_length(self, context: Float32) -> Float32:
+        """Context latents [B, K, C, h, w] -> scores [B, chunk lengths]; of bundles with a length predictor."""
+
+    def estimate_error(self, context: Float32, actions: Float32, latents: Float32, before: Float32) -> Float32:
+        """What :meth:`denoise` got and gave, and the estimate of the newest context frame [B] -> logarithms of errors [B, T]."""
 
     def close(self) -> None:
         """Free the graphs; the backend cannot run after that."""
@@ -135,6 +144,19 @@ class OnnxRuntimeBackend:
         """See :class:`Backend`."""
         return self._run(DECODER, "rgb", {"latents": latents})
 
+    def route(self, context: Float32, coming: Float32) -> Float32:
+        """See :class:`Backend`."""
+        return self._run(ROUTER, "scores", {"context": context, "coming": coming})
+
+    def predict_length(self, context: Float32) -> Float32:
+        """See :class:`Backend`."""
+        return self._run(LENGTH_PREDICTOR, "scores", {"context": context})
+
+    def estimate_error(self, context: Float32, actions: Float32, latents: Float32, before: Float32) -> Float32:
+        """See :class:`Backend`."""
+        inputs = {"context": context, "actions": actions, "latents": latents, "before": before}
+        return self._run(ERROR_ESTIMATOR, "log_error", inputs)
+
     def close(self) -> None:
         """See :class:`Backend`."""
         self._sessions.clear()
@@ -199,10 +221,19 @@ def _expected(graph: str, manifest: Manifest) -> tuple[Tensors, Tensors]:
         return {"rgb": rgb}, {"latents": latents}
     if graph == DECODER:
         return {"latents": latents}, {"rgb": rgb}
-    chunk = ("tensor(float)", (None, None, *manifest.latent_shape))
-    context = ("tensor(float)", (None, manifest.context, *manifest.latent_shape))
-    actions = ("tensor(float)", (None, None, feature_count(manifest.action_space)))
-    return {"context": context, "actions": actions, "noise": chunk}, {"latents": chunk}
+    real = "tensor(float)"
+    chunk = (real, (None, None, *manifest.latent_shape))
+    features = feature_count(manifest.action_space)
+    context: Tensors = {"context": (real, (None, manifest.context, *manifest.latent_shape))}
+    actions: Tensors = {"actions": (real, (None, None, features))}
+    if graph == ROUTER:
+        coming: Tensors = {"coming": (real, (None, manifest.context + manifest.experts.routing.lookahead, features))}
+        return context | coming, {"scores": (real, (None, manifest.experts.count))}
+    if graph == LENGTH_PREDICTOR:
+        return dict(context), {"scores": (real, (None, len(manifest.segmentation.lengths)))}
+    if graph == ERROR_ESTIMATOR:
+        return context | actions | {"latents": chunk, "before": (real, (None,))}, {"log_error": (real, (None, None))}
+    return context | actions | {"noise": chunk}, {"latents": chunk}
 
 
 def _check(path: Path, session: Any, manifest: Manifest) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a snapshot to a prediction, chunk after chunk, without leaving latents in between.
 
-Letters: K context frames, N future steps, T chunk frames, A action dimensions, C h w latent, H W image.
+Letters: K context frames, N future steps, T chunk frames, L steps the router looks ahead, A action dimensions, C h w latent, H W
+image.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.actions import encode_actions
-from longscape_ros.bundle import Bundle, Manifest
-from longscape_ros.contract import Chunk, Prediction, Snapshot, Status
+from longscape_ros.bundle import ROUTER, Bundle
+from longscape_ros.contract import NO_ERROR, Chunk, EndReason, Prediction, Snapshot, Status
 from longscape_ros.errors import InputError
 from longscape_ros.runtime.backends import Backend, Float32, Rgb
 from longscape_ros.segmentation import expert_for, segment
+
+Cut = Callable[[NDArray[np.float64]], tuple[Chunk, ...]]
+"""Motion float64 [N + 1, A] from the anchor on -> its chunks."""
+
+Choice = Callable[[int, np.random.Generator], int]
+"""(chunk length, the chunk's noise) -> expert."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +42,7 @@ class Rollout:
         latents: float32 [N, C, h, w], only frames that are asked for and planned.
         chunks: The cut of the N steps.
         experts: The expert that denoised each chunk.
+        confidence: float32 [N]; NaN where the bundle has no estimator.
         seed: Of the noise.
         complete: False: stopped between chunks.
     """
@@ -42,8 +50,19 @@ class Rollout:
     latents: Float32
     chunks: tuple[Chunk, ...]
     experts: tuple[int, ...]
+    confidence: Float32
     seed: int
     complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A denoised chunk: latents [T, C, h, w], and log_error [T], NaN where nothing estimates it."""
+
+    chunk: Chunk
+    expert: int
+    latents: Float32
+    log_error: Float32
 
 
 class Predictor:
@@ -54,12 +73,17 @@ class Predictor:
     Args:
         bundle: The model.
         backend: Runs its graphs.
+        cut: Cuts motion into chunks; None: the bundle's rule. Another one is for comparisons.
+        choose: Chooses experts; None: as the bundle says. Another one is for comparisons.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, cut: Cut | None = None, choose: Choice | None = None) -> None:
+        manifest = bundle.manifest
         self.bundle = bundle
         self.backend = backend
         self.model_id = bundle.model_id
+        self._cut = cut or (lambda motion: segment(motion, manifest.action_space, manifest.segmentation))
+        self._choose = choose
 
     def predict(
         self,
@@ -95,7 +119,7 @@ class Predictor:
             chunks=rollout.chunks,
             experts=rollout.experts,
             assumed_from=min(snapshot.assumed_from, len(frames)),
-            confidence=np.full(len(frames), np.nan, np.float32),
+            confidence=rollout.confidence,
             seed=rollout.seed,
             model_id=self.model_id,
             status=status,
@@ -117,20 +141,27 @@ class Predictor:
         manifest, clock = self.bundle.manifest, clock or _Stopwatch()
         steps = self._steps(snapshot, horizon)
         seed = self._seed(snapshot, seed)
-        known = manifest.context
-        chunks = clip(segment(snapshot.motion[known - 1 :], manifest.action_space, manifest.segmentation), steps)
         context = clock("encode", self.backend.encode, snapshot.context)  # [K, C, h, w]
-        pieces: list[Float32] = []
-        experts: list[int] = []
-        for index, chunk in enumerate(chunks):
-            if index and should_stop is not None and should_stop():
-                break
-            expert = route(chunk.length, manifest)
-            latents = self._denoise(context, snapshot.motion, chunk, expert, noise_of(seed, index), clock)
-            context = np.concatenate([context, latents])[-known:]
-            pieces.append(latents[: chunk.valid])
-            experts.append(expert)
-        return Rollout(np.concatenate(pieces), chunks[: len(pieces)], tuple(experts), seed, len(pieces) == len(chunks))
+        ruled = clip(self._cut(snapshot.motion[manifest.context - 1 :]), steps)
+        error = np.array([NO_ERROR], np.float32)  # of the newest context frame
+        pieces: list[_Piece] = []
+        start = 0
+        while start < steps and not (pieces and should_stop is not None and should_stop()):
+            chunk = self._next_chunk(ruled, start, context, snapshot, steps, clock)
+            piece = self._denoise(context, error, snapshot.motion, chunk, noise_of(seed, len(pieces)), clock)
+            context = np.concatenate([context, piece.latents])[-manifest.context :]
+            error = piece.log_error[-1:]
+            pieces.append(piece)
+            start += chunk.length
+        log_error = np.concatenate([piece.log_error[: piece.chunk.valid] for piece in pieces])
+        return Rollout(
+            latents=np.concatenate([piece.latents[: piece.chunk.valid] for piece in pieces]),
+            chunks=tuple(piece.chunk for piece in pieces),
+            experts=tuple(piece.expert for piece in pieces),
+            confidence=log_error if manifest.confidence is None else manifest.confidence.of(log_error),
+            seed=seed,
+            complete=start >= steps,
+        )
 
     def decode(self, latents: Float32, lengths: Sequence[int], clock: _Stopwatch | None = None) -> Rgb:
         """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], in batches of the given lengths (together N): a chunk fits the cache."""
@@ -143,26 +174,62 @@ class Predictor:
         manifest = self.bundle.manifest
         context = self.backend.encode(np.zeros((manifest.context, *manifest.image_size, 3), np.uint8))
         motion = np.zeros((manifest.context + 1, len(manifest.action_space)))
+        error = np.array([NO_ERROR], np.float32)
+        if manifest.length_predictor:
+            self.backend.predict_length(context[None])
+        if ROUTER in manifest.graphs():
+            self.backend.route(context[None], self._features(motion, 0, manifest.experts.routing.lookahead)[None])
         for length in manifest.segmentation.lengths:
+            chunk = Chunk(0, length, length, EndReason.MAX_LENGTH)
             for expert in range(manifest.experts.count):
-                actions = self._features(motion, 0, length)
-                self.backend.denoise(expert, context[None], actions[None], np.zeros((1, length, *manifest.latent_shape), np.float32))
+                self._denoise(context, error, motion, chunk, noise_of(0, 0), _Stopwatch(), expert)
             self.backend.decode(np.zeros((length, *manifest.latent_shape), np.float32))
+
+    def _next_chunk(
+        self, ruled: tuple[Chunk, ...], start: int, context: Float32, snapshot: Snapshot, steps: int, clock: _Stopwatch
+    ) -> Chunk:
+        """The rule's chunk; where no command is known any more, one as long as the context suggests, if the bundle can tell."""
+        manifest = self.bundle.manifest
+        if start < snapshot.assumed_from or not manifest.length_predictor:
+            return next(chunk for chunk in ruled if chunk.start == start)
+        lengths = manifest.segmentation.lengths
+        length = lengths[int(clock("route", self.backend.predict_length, context[None])[0].argmax())]
+        return Chunk(start, length, min(length, steps - start), EndReason.END_OF_PLAN)
 
     def _denoise(
         self,
         context: Float32,
+        error: Float32,
         motion: NDArray[np.float64],
         chunk: Chunk,
-        expert: int,
         noise: np.random.Generator,
         clock: _Stopwatch,
-    ) -> Float32:
-        """Latents [T, C, h, w] of a chunk, from those of the K frames before it."""
-        actions = self._features(motion, chunk.start, chunk.length)
-        drawn = noise.standard_normal((1, chunk.length, *self.bundle.manifest.latent_shape), np.float32)
-        latents: Float32 = clock("denoise", self.backend.denoise, expert, context[None], actions[None], drawn)[0]
-        return latents
+        expert: int | None = None,
+    ) -> _Piece:
+        """A chunk from the latents of the K frames before it."""
+        manifest = self.bundle.manifest
+        if expert is None:
+            expert = self._expert(context, motion, chunk, noise, clock)
+        actions = self._features(motion, chunk.start, chunk.length)[None]
+        drawn = noise.standard_normal((1, chunk.length, *manifest.latent_shape), np.float32)
+        latents = clock("denoise", self.backend.denoise, expert, context[None], actions, drawn)
+        log_error = np.full(chunk.length, np.nan, np.float32)
+        if manifest.confidence is not None:
+            log_error = clock("estimate", self.backend.estimate_error, context[None], actions, latents, error)[0]
+        return _Piece(chunk, expert, latents[0], log_error)
+
+    def _expert(self, context: Float32, motion: NDArray[np.float64], chunk: Chunk, noise: np.random.Generator, clock: _Stopwatch) -> int:
+        """Which expert a chunk goes to."""
+        manifest = self.bundle.manifest
+        if self._choose is not None:
+            return self._choose(chunk.length, noise)
+        if manifest.experts.count == 1:
+            return 0
+        routing = manifest.experts.routing
+        if routing.kind == "chunk_length":
+            return expert_for(chunk.length, manifest.segmentation)
+        coming = self._features(motion, chunk.start, routing.lookahead)
+        return int(clock("route", self.backend.route, context[None], coming[None])[0].argmax())
 
     def _features(self, motion: NDArray[np.float64], start: int, length: int) -> Float32:
         """float32 [K + T, F]; the last command is held beyond the plan."""
@@ -195,11 +262,6 @@ class Predictor:
         return seed
 
 
-def route(length: int, manifest: Manifest) -> int:
-    """The expert for a chunk of this length."""
-    return expert_for(length, manifest.segmentation) if manifest.experts.count > 1 else 0
-
-
 def noise_of(seed: int, chunk: int) -> np.random.Generator:
     """The noise of a chunk: a counter-based generator, the same on every machine."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, chunk], np.uint64)))
@@ -215,7 +277,7 @@ class _Stopwatch:
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
-        self._stages = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
+        self._stages = dict.fromkeys(("encode", "route", "denoise", "estimate", "decode"), 0.0)
 
     def __call__(self, stage: str, run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         begin = time.perf_counter()

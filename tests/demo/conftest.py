@@ -85,7 +85,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     for anchor in ANCHORS:
         video = prediction_to_message(exact_prediction(anchor, images), types, format="png")
         messages.append((stamp_ns(anchor) + LATENCY_NS, PREDICTION_TOPIC, "longscape_msgs/msg/PredictedVideo", video))
-    chunk = {"begin_ns": stamp_ns(10), "end_ns": stamp_ns(26), "length": 16, "reason": "MOTION", "expert": 1}
+    chunk = {"begin_ns": stamp_ns(10), "end_ns": stamp_ns(26), "length": 16, "reason": "MOTION"}
     messages.append((stamp_ns(26), CHUNK_TOPIC, topics.STRING, types(topics.STRING)(data=json.dumps(chunk))))
     messages.append((stamp_ns(90), DIAGNOSTICS_TOPIC, "diagnostic_msgs/msg/DiagnosticArray", _diagnostics(types)))
     with BagWriter(path) as writer:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longscape_ros.demo.palette import PANEL, expert_colour, mix
+from longscape_ros.demo.palette import EXECUTED, PANEL, expert_colour, mix
 from longscape_ros.demo.recording import Recording
 
 pytest.importorskip("PIL", reason="no pillow; install it with: pip install 'longscape_ros[video]'")
@@ -59,8 +59,9 @@ def test_nothing_of_a_prediction_is_drawn_before_it_was_published(recording):
 def test_an_executed_chunk_is_drawn_once_it_has_ended(recording):
     film = Film(recording)
     only_executed = Film(Recording(recording.frames, recording.plans, (), recording.executed))
-    assert has(film.draw(recording.frames[40].stamp_ns), expert_colour(1))
-    assert not has(only_executed.draw(recording.frames[20].stamp_ns), expert_colour(1))
+    assert has(film.draw(recording.frames[40].stamp_ns), EXECUTED)
+    assert has(only_executed.draw(recording.frames[40].stamp_ns), EXECUTED)
+    assert not has(only_executed.draw(recording.frames[20].stamp_ns), EXECUTED)
 
 
 @pytest.mark.parametrize("parts", ["frames", "plans", "predictions"])

@@ -18,7 +18,7 @@ PERIOD_NS = 50_000_000
 def test_a_recording_has_all_that_was_on_the_topics(recording, written):
     assert (len(recording.frames), len(recording.plans), len(recording.predictions)) == (99, 2, 5)
     assert np.array_equal(recording.frames[3].rgb, written.frames[3])
-    assert recording.executed == (Executed(START_NS + 10 * PERIOD_NS, START_NS + 26 * PERIOD_NS, 16, EndReason.MOTION, 1),)
+    assert recording.executed == (Executed(START_NS + 10 * PERIOD_NS, START_NS + 26 * PERIOD_NS, 16, EndReason.MOTION),)
     assert recording.diagnostics["inference.requests_dropped"] == "7"
     assert recording.diagnostics["inference"] == "predicting"
 
@@ -68,7 +68,7 @@ def test_what_is_no_recording_is_refused_by_name(tmp_path):
         read_recording(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"begin_ns": 1}', '{"begin_ns": 1, "end_ns": 2, "length": 8, "reason": "WHIM", "expert": 0}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"begin_ns": 1}', '{"begin_ns": 1, "end_ns": 2, "length": 8, "reason": "WHIM"}'])
 def test_a_report_of_a_chunk_that_is_none_is_refused(text):
     with pytest.raises(InputError, match="expected a chunk's report"):
         Executed.from_json(text)

@@ -7,22 +7,39 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
-from support.toy_runs import MAPPING, RULE, SPACE, toy_model, write_toy_run
+from support.toy_runs import CONFIDENCE, MAPPING, RULE, SPACE, toy_config, toy_model, write_toy_run
 
-from longscape_ros.bundle import DECODER, ENCODER, Bundle, denoiser, load_bundle, write_bundle
+from longscape_ros.bundle import (
+    DECODER,
+    ENCODER,
+    ERROR_ESTIMATOR,
+    LENGTH_PREDICTOR,
+    ROUTER,
+    Bundle,
+    Experts,
+    Routing,
+    denoiser,
+    load_bundle,
+    write_bundle,
+)
+from longscape_ros.contract import Snapshot
 from longscape_ros.errors import BundleError, InputError
 from longscape_ros.export import export_run
 from longscape_ros.export.export import round_weights, write_verified
-from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, example_inputs
+from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, RouterGraph, example_inputs, export_graph
 from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
-from longscape_ros.model.world import WorldModel
+from longscape_ros.model.moe import Route
+from longscape_ros.model.world import WorldConfig, WorldModel
 from longscape_ros.runtime.backends import Backend, create_backend
+from longscape_ros.runtime.predictor import Predictor
 
 EXPERTS = 4
 
@@ -49,7 +66,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("export")
     model = toy_model()
     told: list[tuple[float, float, str]] = []
-    run = write_toy_run(folder / "run", model)
+    run = write_toy_run(folder / "run", model, heads=True)
     figures = export_run(run, folder / "toy", progress=lambda *report: told.append(report))
     round_weights(model)
     return Exported(model, load_bundle(folder / "toy"), figures, told)
@@ -72,7 +89,9 @@ def changed(model: WorldModel, parameter: str, by: float = 0.1) -> WorldModel:
 def test_the_bundle_says_what_the_run_says(exported: Exported) -> None:
     manifest = exported.bundle.manifest
     assert manifest.name == "toy"
-    assert manifest.graphs() == (ENCODER, *(denoiser(e) for e in range(EXPERTS)), DECODER)
+    assert manifest.graphs() == (ENCODER, *(denoiser(e) for e in range(EXPERTS)), DECODER, ROUTER, LENGTH_PREDICTOR, ERROR_ESTIMATOR)
+    assert manifest.experts == Experts(EXPERTS, Routing("learned", exported.model.config.lookahead))
+    assert (manifest.confidence, manifest.length_predictor) == (CONFIDENCE, True)
     assert (manifest.action_space, manifest.segmentation, manifest.mapping) == (SPACE, RULE, MAPPING)
     assert (manifest.image_size, manifest.latent_shape) == ((32, 32), (4, 4, 4))
     assert (manifest.fps, manifest.context, manifest.sampler_steps) == (MAPPING.fps, 4, 2)
@@ -98,7 +117,7 @@ def test_each_denoiser_is_its_own_expert_for_every_chunk_length(exported: Export
         inputs = example_inputs(denoiser(0), exported.model, 2, length, torch.Generator().manual_seed(length))
         found = [backend.denoise(e, *(tensor.numpy() for tensor in inputs.values())) for e in range(EXPERTS)]
         with torch.no_grad():
-            expected = [exported.model.sample(*inputs.values(), e).numpy() for e in range(EXPERTS)]
+            expected = [exported.model.denoiser.sample(*inputs.values(), e).numpy() for e in range(EXPERTS)]
         for expert in range(EXPERTS):
             np.testing.assert_allclose(found[expert], expected[expert], atol=TOLERANCE)
             others = [np.abs(found[expert] - expected[other]).max() for other in range(EXPERTS) if other != expert]
@@ -123,9 +142,53 @@ def test_graphs_hold_no_large_constants_and_say_nothing_of_the_machine_they_were
 
 @pytest.mark.parametrize("by", [0.1, math.nan])
 def test_a_model_of_other_weights_is_told_apart_graph_by_graph(exported: Exported, by: float) -> None:
-    other = changed(exported.model, "transformer.blocks.1.feed_forward.experts.2.up.weight", by)
+    other = changed(exported.model, "denoiser.transformer.blocks.1.feed_forward.experts.2.up.weight", by)
     with pytest.raises(BundleError, match=r"differences to PyTorch of \{'denoiser_2\.onnx': [^,]*\}, expected at most 0\.0001"):
         verify_graphs(exported.bundle, other)
+
+
+@pytest.mark.parametrize(
+    ("graph", "parameter"),
+    [
+        (ROUTER, "denoiser.router.scores.motion.weight"),
+        (LENGTH_PREDICTOR, "length_predictor.picture.bias"),
+        (ERROR_ESTIMATOR, "error_estimator.mix.weight"),
+    ],
+)
+def test_each_small_graph_is_compared_with_its_network(exported: Exported, graph: str, parameter: str) -> None:
+    verify_graphs(exported.bundle, exported.model)
+    with pytest.raises(BundleError, match=rf"differences to PyTorch of \{{'{graph}': [^,]*\}}, expected at most 0\.0001"):
+        verify_graphs(exported.bundle, changed(exported.model, parameter))
+
+
+@torch.no_grad()
+def test_the_bundles_router_and_heads_compute_what_the_model_does_whatever_the_batch(exported: Exported, backend: Backend) -> None:
+    model = exported.model
+    assert model.denoiser.router is not None
+    for batch, length in ((1, 8), (5, 32)):
+        generator = torch.Generator().manual_seed(batch)
+        context, coming = example_inputs(ROUTER, model, batch, 1, generator).values()
+        scores = model.denoiser.router(context, coming)
+        np.testing.assert_allclose(backend.route(context.numpy(), coming.numpy()), scores, atol=TOLERANCE)
+        route = model.denoiser.route(context, coming, 0, torch.zeros(batch, EXPERTS))
+        assert isinstance(route, Route)
+        assert backend.route(context.numpy(), coming.numpy()).argmax(axis=1).tolist() == route.experts[:, 0].tolist()
+        lengths = model.length_predictor(context)
+        np.testing.assert_allclose(backend.predict_length(context.numpy()), lengths, atol=TOLERANCE)
+        inputs = example_inputs(ERROR_ESTIMATOR, model, batch, length, generator).values()
+        estimate = model.error_estimator(*inputs)
+        np.testing.assert_allclose(backend.estimate_error(*(tensor.numpy() for tensor in inputs)), estimate, atol=TOLERANCE)
+
+
+def test_a_bundle_of_all_graphs_predicts_with_confidence_and_the_routers_experts(exported: Exported, backend: Backend) -> None:
+    manifest = exported.bundle.manifest
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (manifest.context, *manifest.image_size, 3), np.uint8)
+    motion = np.stack([np.linspace(0, 0.3, 44), np.zeros(44)], axis=1)
+    prediction = Predictor(exported.bundle, backend).predict(Snapshot(1, images, motion, assumed_from=20), horizon=40)
+    assert prediction.frames.shape == (40, *manifest.image_size, 3)
+    assert ((prediction.confidence >= 0) & (prediction.confidence <= 1)).all()
+    assert set(prediction.experts) <= set(range(EXPERTS))
 
 
 def test_experts_that_changed_places_are_found(exported: Exported, tmp_path: Path) -> None:
@@ -138,7 +201,7 @@ def test_experts_that_changed_places_are_found(exported: Exported, tmp_path: Pat
 
 def test_a_rollout_with_other_weights_differs(exported: Exported, backend: Backend) -> None:
     assert verify_rollout(exported.bundle, exported.model, backend) <= TOLERANCE
-    assert verify_rollout(exported.bundle, changed(exported.model, "transformer.project.bias"), backend) > 100 * TOLERANCE
+    assert verify_rollout(exported.bundle, changed(exported.model, "denoiser.transformer.project.bias"), backend) > 100 * TOLERANCE
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -148,7 +211,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_training_that_is_not_finished_is_refused(tmp_path: Path) -> None:
     run = write_toy_run(tmp_path / "run", toy_model(), finished=False)
-    with pytest.raises(InputError, match=r"without a finished denoiser\.pt; run the same longscape train command again"):
+    with pytest.raises(InputError, match=r"with an unfinished denoiser; run the same longscape train command again"):
         export_run(run, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -165,3 +228,53 @@ def test_a_bundle_appears_only_if_it_computes_the_same(exported: Exported, tmp_p
 
 def test_reports_are_numbers_that_json_can_hold(exported: Exported) -> None:
     assert json.loads(json.dumps(exported.figures, allow_nan=False)) == exported.figures
+
+
+# ---- other models ----
+
+
+def single(**changes: Any) -> WorldConfig:
+    """One expert: one trace."""
+    config = toy_config()
+    transformer = replace(config.transformer, experts=1, depth=1)
+    return replace(config, transformer=transformer, routing="chunk_length", **changes)
+
+
+def test_two_experts_per_chunk_are_refused(tmp_path: Path) -> None:
+    run = write_toy_run(tmp_path / "run", toy_model(replace(toy_config(), top=2)))
+    with pytest.raises(InputError, match="Got a model with 2 experts per chunk, expected one; a bundle's denoisers have one expert each"):
+        export_run(run, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_number_of_steps_can_be_another_than_in_training(tmp_path: Path) -> None:
+    model = toy_model(single(sampler_steps=4))
+    run = write_toy_run(tmp_path / "run", model)
+    export_run(run, tmp_path / "bundle", steps=1)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.manifest.sampler_steps == 1
+    assert bundle.manifest.graphs() == (ENCODER, denoiser(0), DECODER)  # no router, no heads
+    assert (bundle.manifest.confidence, bundle.manifest.length_predictor) == (None, False)
+    round_weights(model)
+    inputs = example_inputs(denoiser(0), model, 1, 8, torch.Generator().manual_seed(0))
+    found = create_backend(bundle, "ort_cpu", threads=1).denoise(0, *(tensor.numpy() for tensor in inputs.values()))
+    with torch.no_grad():
+        expected = {steps: model.denoiser.sample(*inputs.values(), 0, steps).numpy() for steps in (1, 4)}
+    np.testing.assert_allclose(found, expected[1], atol=TOLERANCE)
+    assert np.abs(found - expected[4]).max() > 100 * TOLERANCE
+
+
+def test_a_router_of_the_context_alone_takes_the_coming_actions_too_and_ignores_them(tmp_path: Path) -> None:
+    config = toy_config()
+    model = toy_model(replace(config, routing="context", transformer=replace(config.transformer, experts=2, depth=1)))
+    graph = export_graph(ROUTER, RouterGraph(model), model)
+    onnx.save(graph, tmp_path / ROUTER)
+    session = onnxruntime.InferenceSession(tmp_path / ROUTER, providers=["CPUExecutionProvider"])
+    assert [put.name for put in session.get_inputs()] == ["context", "coming"]
+    inputs = {key: tensor.numpy() for key, tensor in example_inputs(ROUTER, model, 3, 1, torch.Generator().manual_seed(0)).items()}
+    scores = session.run(["scores"], inputs)[0]
+    np.testing.assert_array_equal(session.run(["scores"], inputs | {"coming": inputs["coming"] + 1})[0], scores)
+    assert model.denoiser.router is not None
+    with torch.no_grad():
+        expected = model.denoiser.router(torch.from_numpy(inputs["context"]), torch.from_numpy(inputs["coming"]))
+    np.testing.assert_allclose(scores, expected, atol=TOLERANCE)

@@ -101,7 +101,7 @@ def test_rounding_changes_trained_weights_only(model: WorldModel) -> None:
 
 def traced(model: WorldModel, expert: int) -> onnx.ModelProto:
     """What stands for a denoiser's trace here: its expert's weights, and one node that reads them."""
-    weights = {name: value for name, value in DenoiserGraph(model, expert).named_parameters() if f".experts.{expert}." in name}
+    weights = {name: value for name, value in DenoiserGraph(model, expert, 1).named_parameters() if f".experts.{expert}." in name}
     initializers = [numpy_helper.from_array(value.detach().numpy(), name) for name, value in weights.items()]
     return helper.make_model(helper.make_graph([helper.make_node("Sum", list(weights), ["y"])], "traced", [], [], initializers))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longscape_ros.model.autoencoder import Autoencoder, AutoencoderConfig, ResidualBlock
+from longscape_ros.model.autoencoder import Autoencoder, AutoencoderConfig, FrameBatch, ResidualBlock
 
 
 @pytest.fixture
@@ -56,11 +56,18 @@ def test_the_loss_reaches_every_weight(autoencoder: Autoencoder) -> None:
     for block in autoencoder.modules():
         if isinstance(block, ResidualBlock):  # begins as the identity
             torch.nn.init.normal_(block.second.weight, std=0.1)
-    loss, figures = autoencoder(images(2))
+    loss, figures = autoencoder(FrameBatch(images(2), torch.randn(2, *autoencoder.config.latent_shape)))
     loss.backward()
     without = [name for name, parameter in autoencoder.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not without
     assert 0 < figures["psnr"] < 20
+
+
+def test_training_puts_noise_on_the_latents(autoencoder: Autoencoder) -> None:
+    frames, noise = images(2), torch.randn(2, *autoencoder.config.latent_shape)
+    quiet, noisy, again = (float(autoencoder(FrameBatch(frames, factor * noise))[0].detach()) for factor in (0, 20, 20))
+    assert quiet != pytest.approx(noisy, rel=1e-4)
+    assert noisy == again  # all chance is in the batch
 
 
 def test_an_image_size_that_eight_does_not_divide_is_refused() -> None:

@@ -40,16 +40,24 @@ def test_the_sample_is_the_last_estimate() -> None:
     torch.testing.assert_close(sample, estimates[-1])
 
 
-def test_the_path_goes_from_noise_to_clean() -> None:
+def test_the_training_path_goes_from_noise_to_clean() -> None:
     clean, noise = normal(0), normal(1)
     path = flow.interpolate(clean, noise, torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(path[0], noise[0])
     torch.testing.assert_close(path[1], clean[1])
 
 
+def test_the_sampling_path_has_every_point_from_the_noise_to_the_sample() -> None:
+    clean, noise = normal(0), normal(1)
+    points = flow.path(lambda x, time: clean, noise, 4)
+    for step, point in enumerate(points):
+        torch.testing.assert_close(point, flow.interpolate(clean, noise, torch.full((2,), step / 4)))
+    assert len(points) == 5
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_of_pure_noise_is_as_asked(share: float) -> None:
-    times = flow.sample_times(4000, share, torch.device("cpu"), torch.Generator().manual_seed(0))
+    times = flow.sample_times(4000, share, torch.Generator().manual_seed(0))
     assert ((times >= 0) & (times < 1)).all()
     assert float((times == 0).float().mean()) == pytest.approx(share, abs=0.03)
     rest = times[times > 0]

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toy_runs import MAPPING, RULE, SPACE, toy_config, toy_model, write_toy_run
+from support.toy_runs import CONFIDENCE, MAPPING, RULE, SPACE, toy_config, toy_model, write_toy_run
 
 from longscape_ros.errors import InputError
 from longscape_ros.model.run import (
     AUTOENCODER,
     DENOISER,
+    DISTIL,
+    HEADS,
     Run,
     begin_run,
     claimed,
@@ -26,7 +28,7 @@ from longscape_ros.model.run import (
 
 
 def test_a_description_is_read_as_it_was_written(tmp_path: Path) -> None:
-    run = Run("toy", toy_config(), SPACE, RULE, MAPPING, {"frames": 240.0})
+    run = Run("toy", toy_config(), SPACE, RULE, MAPPING, {"frames": 240.0}, 2, (AUTOENCODER, DENOISER, HEADS), CONFIDENCE)
     save_run(tmp_path / "run", run)
     assert load_run(tmp_path / "run") == run
     assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"] == "toy"
@@ -39,6 +41,10 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="begun with another recipe or other bags; name another folder"):
         begin_run(tmp_path, replace(run, data={"frames": 241.0}))
     assert load_run(tmp_path) == run
+    calibrated = replace(run, confidence=CONFIDENCE)  # known at the end only; it is the same run nevertheless
+    save_run(tmp_path, calibrated)
+    begin_run(tmp_path, run)
+    assert load_run(tmp_path) == calibrated
 
 
 def test_a_run_is_worked_on_by_one_training_at_a_time(tmp_path: Path) -> None:
@@ -55,23 +61,42 @@ def test_a_folder_without_a_description_is_refused(tmp_path: Path) -> None:
 
 def test_the_model_is_the_averaged_one_ready_to_predict(tmp_path: Path) -> None:
     model = toy_model()
-    found = load_model(write_toy_run(tmp_path, model))
+    found = load_model(write_toy_run(tmp_path, model, heads=True))
     assert not found.training
     assert found.config == model.config
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("missing", [AUTOENCODER, DENOISER])
+def test_a_distilled_denoiser_replaces_the_one_before(tmp_path: Path) -> None:
+    teacher, student = toy_model(seed=1), toy_model(seed=2)
+    write_toy_run(tmp_path, teacher)
+    save_run(tmp_path, replace(load_run(tmp_path), stages=(AUTOENCODER, DENOISER, DISTIL)))
+    distilled = {f"student.{name}": tensor for name, tensor in student.denoiser.state_dict().items()}
+    save_checkpoint(tmp_path / f"{DISTIL}.pt", {"averaged": distilled, "finished": True})
+    found = load_model(tmp_path)
+    for name, tensor in student.denoiser.state_dict().items():
+        torch.testing.assert_close(found.denoiser.state_dict()[name], tensor, atol=0, rtol=0)
+    torch.testing.assert_close(found.autoencoder.coarse_bias, teacher.autoencoder.coarse_bias, atol=0, rtol=0)
+
+
+def test_a_model_whose_confidence_is_not_calibrated_is_refused(tmp_path: Path) -> None:
+    run = write_toy_run(tmp_path, toy_model(), heads=True)
+    save_run(run, replace(load_run(run), confidence=None))
+    with pytest.raises(InputError, match="whose confidence is not calibrated yet; run the same longscape train command again"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("missing", [AUTOENCODER, DENOISER, HEADS])
 def test_a_training_that_has_not_reached_its_end_is_refused(tmp_path: Path, missing: str) -> None:
-    run = write_toy_run(tmp_path, toy_model())
-    (run / missing).unlink()
-    with pytest.raises(InputError, match=rf"without a finished {missing}; run the same longscape train command again"):
+    run = write_toy_run(tmp_path, toy_model(), heads=True)
+    (run / f"{missing}.pt").unlink()
+    with pytest.raises(InputError, match=rf"with an unfinished {missing}; run the same longscape train command again"):
         load_model(run)
 
 
 def test_an_unfinished_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"without a finished denoiser\.pt"):
+    with pytest.raises(InputError, match=r"with an unfinished denoiser;"):
         load_model(write_toy_run(tmp_path, toy_model(), finished=False))
 
 

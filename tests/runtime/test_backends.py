@@ -12,8 +12,8 @@ import pytest
 from support.tiny_bundle import MANIFEST, write_graphs, write_tiny_bundle
 
 from longscape_ros.actions import feature_count
-from longscape_ros.bundle import DECODER, ENCODER, Bundle, Manifest, load_bundle, write_bundle
-from longscape_ros.contract import ActionDimension, ActionSpace
+from longscape_ros.bundle import DECODER, ENCODER, Bundle, Experts, Manifest, Routing, load_bundle, write_bundle
+from longscape_ros.contract import ActionDimension, ActionSpace, Confidence
 from longscape_ros.errors import BackendError, BundleError, InputError
 from longscape_ros.runtime.backends import Backend, available_backends, create_backend, usable_cpus
 
@@ -51,6 +51,40 @@ def test_each_graph_gives_the_shape_and_type_of_the_contract(backend: Backend, l
     decoded = backend.decode(latents)
     assert decoded.shape == rgb.shape
     assert decoded.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    """Of a bundle that has all graphs."""
+    confidence = Confidence(25.0, -1.0, -6.0)
+    experts = Experts(3, Routing("learned", 8))
+    folder = tmp_path_factory.mktemp("bundles") / "everything"
+    bundle = write_tiny_bundle(folder, experts=experts, confidence=confidence, length_predictor=True)
+    return create_backend(bundle, "ort_cpu", threads=1)
+
+
+def test_router_length_predictor_and_error_estimator_give_what_the_contract_says(everything: Backend) -> None:
+    inputs = chunk(16)
+    coming = np.ones((1, MANIFEST.context + 8, FEATURES), np.float32)
+    latents, before = inputs["noise"], np.array([-8.0], np.float32)
+    assert everything.route(inputs["context"], coming).shape == (1, 3)
+    assert everything.predict_length(inputs["context"]).shape == (1, len(MANIFEST.segmentation.lengths))
+    estimate = everything.estimate_error(inputs["context"], inputs["actions"], latents, before)
+    assert estimate.shape == (1, 16)
+    assert estimate.dtype == np.float32
+    assert not np.array_equal(everything.route(inputs["context"], coming), everything.route(inputs["context"], 2 * coming))
+    assert not np.array_equal(everything.route(inputs["context"], coming), everything.route(inputs["context"] + 1, coming))
+    worse = everything.estimate_error(inputs["context"], inputs["actions"], latents, before + 1)
+    np.testing.assert_allclose(worse, estimate + 1, rtol=1e-5)
+
+
+def test_a_router_that_looks_less_far_ahead_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    near, far = (replace(MANIFEST, experts=Experts(3, Routing("learned", ahead))) for ahead in (8, 16))
+    (tmp_path / "graphs").mkdir()
+    write_graphs(tmp_path / "graphs", near)
+    bundle = write_bundle(tmp_path / "mixed", far, {path.name: path for path in (tmp_path / "graphs").iterdir()})
+    with pytest.raises(BundleError, match=rf"router\.onnx: found the inputs .*\[\?, 12, {FEATURES}\]; expected .*\[\?, 20, {FEATURES}\]"):
+        create_backend(bundle, "ort_cpu")
 
 
 def test_the_same_input_gives_the_same_bits(backend: Backend) -> None:

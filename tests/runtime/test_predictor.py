@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from support.snapshots import make_snapshot
 from support.tiny_bundle import MANIFEST, write_tiny_bundle
 
 from longscape_ros.actions import encode_actions
-from longscape_ros.bundle import Experts
-from longscape_ros.contract import Status
-from longscape_ros.errors import InputError
-from longscape_ros.runtime.backends import create_backend
+from longscape_ros.bundle import Experts, Routing
+from longscape_ros.contract import NO_ERROR, Chunk, Confidence, EndReason, Status
+from longscape_ros.errors import BackendError, InputError
+from longscape_ros.runtime.backends import Float32, create_backend
 from longscape_ros.runtime.predictor import Predictor, noise_of
 from longscape_ros.segmentation import expert_for, segment
 
@@ -118,8 +120,10 @@ def test_a_status_given_is_kept(predictor: Predictor) -> None:
 
 def test_timings_add_up(predictor: Predictor) -> None:
     timings = predictor.predict(make_snapshot()).timings_ms
-    assert set(timings) == {"encode", "denoise", "decode", "graphs", "total"}
-    assert timings["graphs"] == pytest.approx(timings["encode"] + timings["denoise"] + timings["decode"])
+    stages = ("encode", "route", "denoise", "estimate", "decode")
+    assert set(timings) == {*stages, "graphs", "total"}
+    assert timings["graphs"] == pytest.approx(sum(timings[stage] for stage in stages))
+    assert timings["route"] == timings["estimate"] == 0  # this bundle has no such graphs
     assert 0 < timings["graphs"] <= timings["total"]
 
 
@@ -149,3 +153,208 @@ def test_warming_up_changes_nothing(predictor: Predictor) -> None:
 def test_what_does_not_fit_is_refused(predictor: Predictor, change: dict, options: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError, match=message):
         predictor.predict(replace(make_snapshot(), **change), **options)
+
+
+# ---- router, length predictor, error estimator ----
+
+LOOKAHEAD = 8
+CONFIDENCE = Confidence(psnr_db=25.0, slope=-1.0, offset=-6.0)
+
+
+class Watched:
+    """A backend that remembers what it was asked: (graph, inputs, outputs)."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.calls: list[tuple[str, Sequence[Any], Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        run = getattr(self._backend, name)
+        if not callable(run):
+            return run
+
+        def watched(*inputs: Any) -> Any:
+            result = run(*inputs)
+            self.calls.append((name, inputs, result))
+            return result
+
+        return watched
+
+    def of(self, name: str) -> list[tuple[Sequence[Any], Any]]:
+        """(inputs, outputs) of one graph."""
+        return [(inputs, result) for found, inputs, result in self.calls if found == name]
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """Of a bundle that has all graphs."""
+    bundle = write_tiny_bundle(
+        tmp_path_factory.mktemp("bundles") / "learned",
+        experts=Experts(4, Routing("learned", LOOKAHEAD)),
+        confidence=CONFIDENCE,
+        length_predictor=True,
+    )
+    return Predictor(bundle, create_backend(bundle, "ort_cpu", threads=1))
+
+
+def watched(predictor: Predictor, **options: Any) -> tuple[Predictor, Watched]:
+    """The same over a backend that remembers."""
+    backend: Any = Watched(predictor.backend)
+    return Predictor(predictor.bundle, backend, **options), backend
+
+
+def coming_at(snapshot_motion: Any, start: int) -> Float32:
+    """What the router is to see at a step: the last command is held beyond the plan."""
+    rows = np.minimum(np.arange(start, start + K + LOOKAHEAD), len(snapshot_motion) - 1)
+    return encode_actions(snapshot_motion[rows], K - 1, MANIFEST.action_space)
+
+
+def test_a_chunk_goes_to_the_expert_that_the_router_scores_highest(learned: Predictor) -> None:
+    predictor, backend = watched(learned)
+    seen = set()
+    for seed in range(8):
+        backend.calls.clear()
+        prediction = predictor.predict(make_snapshot(steps=48, seed=seed), horizon=48)
+        scores = [result[0] for _, result in backend.of("route")]
+        assert prediction.experts == tuple(int(row.argmax()) for row in scores)
+        assert prediction.experts == tuple(inputs[0] for inputs, _ in backend.of("denoise"))
+        seen |= set(prediction.experts)
+    assert len(seen) > 1
+
+
+def test_the_router_sees_the_chunks_context_and_the_actions_from_there_on(learned: Predictor) -> None:
+    predictor, backend = watched(learned)
+    snapshot = make_snapshot(steps=44)
+    prediction = predictor.predict(snapshot, horizon=44)
+    routed, denoised = backend.of("route"), backend.of("denoise")
+    assert len(routed) == len(prediction.chunks) > 2
+    for chunk, (route, _), (denoise, _) in zip(prediction.chunks, routed, denoised, strict=True):
+        np.testing.assert_array_equal(route[0], denoise[1])  # the same context
+        np.testing.assert_array_equal(route[1][0], coming_at(snapshot.motion, chunk.start))
+
+
+def test_what_comes_after_the_chunk_can_change_its_expert(learned: Predictor) -> None:
+    snapshot = make_snapshot(steps=48)
+    first = learned.predict(snapshot, horizon=48)
+    length = first.chunks[0].length
+    found = set()
+    for step in np.linspace(-2, 2, 9):
+        motion = snapshot.motion.copy()
+        motion[K + length :, 1] += step
+        other = learned.predict(replace(snapshot, motion=motion), horizon=length)
+        if other.chunks[0].length == length:
+            found.add(other.experts[0])
+    assert length >= LOOKAHEAD
+    assert found == {first.experts[0]}  # a router looks so far ahead and no farther
+    found = set()
+    for step in np.linspace(-2, 2, 9):
+        motion = snapshot.motion.copy()
+        motion[K + 1 : K + LOOKAHEAD, 1] += step
+        found.add(learned.predict(replace(snapshot, motion=motion), horizon=8).experts[0])
+    assert len(found) > 1
+
+
+def test_confidence_is_the_probability_that_the_estimated_errors_stand_for(learned: Predictor) -> None:
+    predictor, backend = watched(learned)
+    prediction = predictor.predict(make_snapshot(steps=44), horizon=44)
+    estimates, denoised = backend.of("estimate_error"), backend.of("denoise")
+    before = np.array([NO_ERROR], np.float32)
+    log_error = []
+    for chunk, (estimate, found), (denoise, latents) in zip(prediction.chunks, estimates, denoised, strict=True):
+        for told, wanted in zip(estimate, (denoise[1], denoise[2], latents, before), strict=True):
+            np.testing.assert_array_equal(told, wanted)
+        before = found[0, -1:]
+        log_error.append(found[0, : chunk.valid])
+    np.testing.assert_array_equal(prediction.confidence, CONFIDENCE.of(np.concatenate(log_error)))
+    assert prediction.confidence.shape == (44,)
+    assert prediction.confidence.dtype == np.float32
+    assert ((prediction.confidence >= 0) & (prediction.confidence <= 1)).all()
+    assert prediction.confidence[0] > prediction.confidence[-1]  # this estimator's errors add up
+
+
+def test_confidence_is_unknown_without_an_estimator(predictor: Predictor) -> None:
+    assert np.isnan(predictor.predict(make_snapshot(steps=20)).confidence).all()
+
+
+def test_lengths_are_predicted_only_where_no_command_is_known(learned: Predictor) -> None:
+    for seed in range(6):
+        for assumed_from in (0, 9, 16, 20, 40, 48):
+            predictor, backend = watched(learned)
+            snapshot = replace(make_snapshot(steps=48, seed=seed), assumed_from=assumed_from)
+            prediction = predictor.predict(snapshot, horizon=48)
+            ruled = segment(snapshot.motion[K - 1 :], MANIFEST.action_space, RULE)
+            known = [chunk for chunk in prediction.chunks if chunk.start < assumed_from]
+            assert tuple(known) == ruled[: len(known)]
+            guessed = prediction.chunks[len(known) :]
+            asked = backend.of("predict_length")
+            assert len(asked) == len(guessed)
+            contexts = [denoise[1] for denoise, _ in backend.of("denoise")][len(known) :]
+            for chunk, (inputs, scores), context in zip(guessed, asked, contexts, strict=True):
+                np.testing.assert_array_equal(inputs[0], context)
+                assert chunk.length == RULE.lengths[int(scores[0].argmax())]
+                assert chunk.valid == min(chunk.length, 48 - chunk.start)
+                assert chunk.reason == EndReason.END_OF_PLAN
+            starts = np.cumsum([0, *(chunk.length for chunk in prediction.chunks)])
+            assert [chunk.start for chunk in prediction.chunks] == starts[:-1].tolist()
+            assert len(prediction.frames) == 48
+
+
+def test_without_a_length_predictor_the_rule_goes_on_over_assumed_commands(predictor: Predictor) -> None:
+    snapshot = make_snapshot(steps=48)
+    assert predictor.predict(replace(snapshot, assumed_from=0), horizon=48).chunks == predictor.predict(snapshot, horizon=48).chunks
+
+
+def test_with_all_graphs_equal_snapshots_give_equal_bits_and_a_short_horizon_the_first_frames(learned: Predictor) -> None:
+    snapshot = replace(make_snapshot(steps=48), assumed_from=20)
+    other = Predictor(learned.bundle, create_backend(learned.bundle, "ort_cpu", threads=1))
+    first, second = learned.predict(snapshot, horizon=48), other.predict(snapshot, horizon=48)
+    assert np.array_equal(first.frames, second.frames)
+    assert np.array_equal(first.confidence, second.confidence)
+    assert (first.chunks, first.experts) == (second.chunks, second.experts)
+    long = learned.roll_out(snapshot, horizon=48)
+    for horizon in (1, 7, 16, 19, 20, 33):
+        short = learned.roll_out(snapshot, horizon=horizon)
+        assert np.array_equal(short.latents, long.latents[:horizon])
+        assert np.array_equal(short.confidence, long.confidence[:horizon])
+
+
+def test_another_cut_takes_the_rules_place(learned: Predictor) -> None:
+    cuts: list[int] = []
+
+    def eights(motion: Any) -> tuple[Chunk, ...]:
+        cuts.append(len(motion))
+        return tuple(Chunk(start, 8, 8, EndReason.MAX_LENGTH) for start in range(0, len(motion) - 1, 8))
+
+    prediction = Predictor(learned.bundle, learned.backend, cut=eights).predict(make_snapshot(steps=48), horizon=20)
+    assert cuts == [49]  # from the anchor on
+    assert [(chunk.start, chunk.length, chunk.valid) for chunk in prediction.chunks] == [(0, 8, 8), (8, 8, 8), (16, 8, 4)]
+
+
+def test_another_choice_takes_the_routers_place_and_gets_the_chunks_chance(learned: Predictor) -> None:
+    asked: list[int] = []
+
+    def by_chance(length: int, noise: np.random.Generator) -> int:
+        asked.append(length)
+        return int(noise.integers(4))
+
+    predictor, backend = watched(learned, choose=by_chance)
+    snapshot = make_snapshot(steps=48)
+    first, again = (predictor.predict(snapshot, horizon=48, seed=3) for _ in range(2))
+    assert asked == [chunk.length for chunk in first.chunks] * 2
+    assert first.experts == again.experts == tuple(int(noise_of(3, n).integers(4)) for n in range(len(first.chunks)))
+    assert np.array_equal(first.frames, again.frames)
+    assert not backend.of("route")
+
+
+def test_warming_up_runs_every_graph(learned: Predictor) -> None:
+    predictor, backend = watched(learned)
+    predictor.warm_up()
+    run = {name for name, _, _ in backend.calls}
+    assert run == {"encode", "route", "predict_length", "denoise", "estimate_error", "decode"}
+    assert {inputs[0] for inputs, _ in backend.of("denoise")} == set(range(4))
+
+
+def test_a_graph_that_the_bundle_does_not_have_is_not_run(predictor: Predictor) -> None:
+    context = np.zeros((1, K, *MANIFEST.latent_shape), np.float32)
+    with pytest.raises(BackendError, match=r"length_predictor\.onnx, which is not open: .* or the bundle has no such graph"):
+        predictor.backend.predict_length(context)

@@ -2,7 +2,8 @@
 """Writes a real bundle with tiny graphs of fixed random weights: a prediction takes a millisecond.
 
 Its graphs keep the contract of :mod:`longscape_ros.bundle` in full: dynamic batch and chunk length, weights in half precision in
-one external file that all denoisers share, an output that depends on every input and on the expert.
+one external file that all denoisers share, an output that depends on every input and on the expert. As its manifest says, it has a
+router, a length predictor and an error estimator.
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from longscape_ros.actions import feature_count
-from longscape_ros.bundle import DECODER, ENCODER, Bundle, Experts, Manifest, denoiser, write_bundle
+from longscape_ros.bundle import (
+    DECODER,
+    ENCODER,
+    ERROR_ESTIMATOR,
+    LENGTH_PREDICTOR,
+    ROUTER,
+    Bundle,
+    Experts,
+    Manifest,
+    denoiser,
+    write_bundle,
+)
 from longscape_ros.contract import ActionDimension, ActionSpace, ChunkRule
 
 WEIGHTS = "weights.bin"
@@ -62,6 +74,13 @@ def write_graphs(folder: Path, manifest: Manifest) -> None:
         "drive": random.standard_normal((features, channels * height * width)) / features,
     }
     weights |= {f"expert_{e}": random.standard_normal((channels, height, width)) / 4 for e in range(manifest.experts.count)}
+    known = manifest.context * channels * height * width
+    if ROUTER in manifest.graphs():
+        seen = (manifest.context + manifest.experts.routing.lookahead) * features
+        weights["route_context"] = random.standard_normal((known, manifest.experts.count)) / known**0.5
+        weights["route_coming"] = random.standard_normal((seen, manifest.experts.count)) / seen**0.5
+    if manifest.length_predictor:
+        weights["predict_length"] = random.standard_normal((known, len(manifest.segmentation.lengths))) / known**0.5
     stored, at = {}, 0
     for name, array in weights.items():
         stored[name] = (array.astype(np.float16), at)
@@ -101,6 +120,65 @@ def write_graphs(folder: Path, manifest: Manifest) -> None:
         }
         nodes = _denoise(stored, manifest, f"expert_{expert}")
         _save(folder / denoiser(expert), nodes, inputs, {"latents": (TensorProto.FLOAT, chunk)}, stored)
+    seen_context = {"context": (TensorProto.FLOAT, context)}
+    if ROUTER in manifest.graphs():
+        coming = ["B", manifest.context + manifest.experts.routing.lookahead, features]
+        inputs = {**seen_context, "coming": (TensorProto.FLOAT, coming)}
+        scores = {"scores": (TensorProto.FLOAT, ["B", manifest.experts.count])}
+        _save(folder / ROUTER, _route(stored), inputs, scores, stored)
+    if manifest.length_predictor:
+        nodes = [
+            *_cast(stored, "predict_length"),
+            helper.make_node("Flatten", ["context"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "predict_length"], ["scores"]),
+        ]
+        scores = {"scores": (TensorProto.FLOAT, ["B", len(manifest.segmentation.lengths)])}
+        _save(folder / LENGTH_PREDICTOR, nodes, seen_context, scores, stored)
+    if manifest.confidence is not None:
+        inputs = {
+            **seen_context,
+            "actions": (TensorProto.FLOAT, ["B", "KT", features]),
+            "latents": (TensorProto.FLOAT, chunk),
+            "before": (TensorProto.FLOAT, ["B"]),
+        }
+        _save(folder / ERROR_ESTIMATOR, _estimate_error(manifest), inputs, {"log_error": (TensorProto.FLOAT, ["B", "T"])}, stored)
+
+
+def _route(stored: dict[str, Any]) -> list[onnx.NodeProto]:
+    """context @ weights + coming @ weights."""
+    return [
+        *_cast(stored, "route_context"),
+        *_cast(stored, "route_coming"),
+        helper.make_node("Flatten", ["context"], ["flat_context"]),
+        helper.make_node("Flatten", ["coming"], ["flat_coming"]),
+        helper.make_node("MatMul", ["flat_context", "route_context"], ["by_context"]),
+        helper.make_node("MatMul", ["flat_coming", "route_coming"], ["by_coming"]),
+        helper.make_node("Add", ["by_context", "by_coming"], ["scores"]),
+    ]
+
+
+def _estimate_error(manifest: Manifest) -> list[onnx.NodeProto]:
+    """before + mean |latents| + mean |actions of the chunk| + mean |context| / 10, per frame."""
+    return [
+        _constant("known", np.array([manifest.context])),
+        _constant("end", np.array([2**31])),
+        _constant("one", np.array([1])),
+        _constant("tenth", np.float32(0.1)),
+        _constant("within", np.array([2, 3, 4])),
+        _constant("column", np.array([2])),
+        _constant("all", np.array([1, 2, 3, 4])),
+        helper.make_node("Abs", ["latents"], ["sizes"]),
+        helper.make_node("ReduceMean", ["sizes", "within"], ["size"], keepdims=0),
+        helper.make_node("Slice", ["actions", "known", "end", "one"], ["future"]),
+        helper.make_node("Abs", ["future"], ["speeds"]),
+        helper.make_node("ReduceMean", ["speeds", "column"], ["speed"], keepdims=0),
+        helper.make_node("Abs", ["context"], ["contrasts"]),
+        helper.make_node("ReduceMean", ["contrasts", "all"], ["contrast"], keepdims=0),
+        helper.make_node("Mul", ["contrast", "tenth"], ["contrast_tenth"]),
+        helper.make_node("Add", ["before", "contrast_tenth"], ["base"]),
+        helper.make_node("Unsqueeze", ["base", "one"], ["bases"]),
+        helper.make_node("Sum", ["bases", "size", "speed"], ["log_error"]),
+    ]
 
 
 def _denoise(stored: dict[str, Any], manifest: Manifest, expert: str) -> list[onnx.NodeProto]:

@@ -12,10 +12,11 @@ import torch
 from longscape_ros.actions import feature_count
 from longscape_ros.bags.mapping import save_mapping
 from longscape_ros.bags.writer import BagWriter, bag_types
-from longscape_ros.contract import ActionDimension, ActionSource, ActionSpace, ChunkRule, TopicMapping
+from longscape_ros.contract import ActionDimension, ActionSource, ActionSpace, ChunkRule, Confidence, TopicMapping
 from longscape_ros.messages import IMAGE, image_message
+from longscape_ros.model.heads import Heads
 from longscape_ros.model.recipes import toy
-from longscape_ros.model.run import AUTOENCODER, DENOISER, Run, save_checkpoint, save_run
+from longscape_ros.model.run import AUTOENCODER, DENOISER, HEADS, Run, save_checkpoint, save_run
 from longscape_ros.model.world import WorldConfig, WorldModel
 
 FLOAT = "std_msgs/msg/Float64"
@@ -36,6 +37,7 @@ SPACE = ActionSpace(
     )
 )
 RULE = ChunkRule(base=8, lengths=(8, 16, 24, 32), threshold=0.5)
+CONFIDENCE = Confidence(psnr_db=25.0, slope=-1.0, offset=-6.0)
 
 
 def toy_config() -> WorldConfig:
@@ -56,11 +58,17 @@ def toy_model(config: WorldConfig | None = None, seed: int = 0) -> WorldModel:
     return model.eval()
 
 
-def write_toy_run(folder: Path, model: WorldModel, finished: bool = True) -> Path:
-    """The folder of a training that ended with ``model``."""
-    save_run(folder, Run("toy", model.config, SPACE, RULE, MAPPING, {"episodes": 3.0}))
-    save_checkpoint(folder / AUTOENCODER, {"averaged": model.autoencoder.state_dict(), "finished": True})
-    save_checkpoint(folder / DENOISER, {"averaged": model.transformer.state_dict(), "finished": finished})
+def write_toy_run(folder: Path, model: WorldModel, finished: bool = True, heads: bool = False) -> Path:
+    """The folder of a training that ended with ``model``; with or without length predictor and error estimator."""
+    stages = (AUTOENCODER, DENOISER, HEADS) if heads else (AUTOENCODER, DENOISER)
+    confidence = CONFIDENCE if heads else None
+    steps = model.config.sampler_steps
+    save_run(folder, Run("toy", model.config, SPACE, RULE, MAPPING, {"episodes": 3.0}, steps, stages, confidence))
+    save_checkpoint(folder / f"{AUTOENCODER}.pt", {"averaged": model.autoencoder.state_dict(), "finished": True})
+    save_checkpoint(folder / f"{DENOISER}.pt", {"averaged": model.denoiser.state_dict(), "finished": finished})
+    if heads:
+        trained = Heads(model.length_predictor, model.error_estimator)
+        save_checkpoint(folder / f"{HEADS}.pt", {"averaged": trained.state_dict(), "finished": True})
     return folder
 
 
