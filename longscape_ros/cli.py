@@ -14,13 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import fill
 
-from longscape_ros.commands import bench, demo, doctor, evaluate, export, generate, predict, train
+from longscape_ros.commands import ablate, bench, demo, doctor, evaluate, export, generate, predict, probe, train
 from longscape_ros.commands.command import Command
 from longscape_ros.commands.terminal import Figures, Terminal, write_json
 from longscape_ros.errors import HostError, LongscapeError
 
 COMMANDS: tuple[Command, ...] = tuple(
-    module.COMMAND for module in (demo, generate, train, export, evaluate, predict, bench, doctor)
+    module.COMMAND for module in (demo, generate, train, export, probe, evaluate, ablate, predict, bench, doctor)
 )
 
 EXTRAS = {
@@ -115,8 +115,8 @@ def _labelled(command: Command, figures: Figures) -> Figures:
 
 
 def _is_shown(name: str, figure: float | str) -> bool:
-    """Counters of what did not happen are left to the JSON."""
-    return figure != "" and not (name.startswith("timeline.") and figure == 0)
+    """Counters of what did not happen, and the ends of intervals, are left to the JSON."""
+    return figure != "" and not name.startswith("ci.") and not (name.startswith("timeline.") and figure == 0)
 
 
 def _absent(modules: Sequence[str]) -> Iterator[str]:

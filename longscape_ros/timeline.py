@@ -283,9 +283,7 @@ def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[n
     return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def episode_grid(
-    episode: Episode, space: ActionSpace, fps: float, image_size: tuple[int, int], image_latency_ns: int = 0
-) -> GridEpisode:
+def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: tuple[int, int], image_latency_ns: int = 0) -> GridEpisode:
     """A recording on the grid, with every plan known: what training and evaluation use.
 
     The grid is anchored at the first frame; a missing image repeats its later neighbour. Before a dimension's first command it

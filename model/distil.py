@@ -46,8 +46,10 @@ class Distillation(nn.Module):
         """Mean square distance of the student's estimates to their targets, over the frames that exist, and figures."""
         context = batch.context + draws.context_noise
         route = self.student.route(context, batch.coming, batch.length, draws.gumbel)
+        clean = 1 - draws.context_level if self.student.config.tells_noise else None
         with torch.no_grad():
-            points = flow.path(self._teacher[0].conditioned(context, batch.actions, route), draws.noise, self.student.config.sampler_steps)
+            teacher = self._teacher[0].conditioned(context, batch.actions, route, clean)
+            points = flow.path(teacher, draws.noise, self.student.config.sampler_steps)
             path = torch.stack(points)  # [N + 1, B, T, C, h, w]
         rows = torch.arange(len(draws.time), device=draws.time.device)
         stride = self.student.config.sampler_steps // self.steps
@@ -55,7 +57,7 @@ class Distillation(nn.Module):
         start, end = path[number * stride, rows], path[(number + 1) * stride, rows]
         onward = (self.steps - number).reshape(-1, 1, 1, 1, 1)  # an Euler step goes this part of the way to the estimate
         target = path[-1] if self.method == "endpoint" else start + (end - start) * onward
-        estimate = self.student.conditioned(context, batch.actions, route)(start, number / self.steps)
+        estimate = self.student.conditioned(context, batch.actions, route, clean)(start, number / self.steps)
         weight = batch.mask / batch.mask.sum()
         loss = ((estimate - target).float().square().mean(dim=(2, 3, 4)) * weight).sum()
         return loss, {"loss": loss.detach()}

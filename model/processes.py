@@ -90,7 +90,8 @@ def deviation(values: Tensor) -> Tensor:
     distributed.all_reduce(moments)
     mean, square, inner = moments / distributed.get_world_size()
     count = values.numel() * distributed.get_world_size()
-    return ((inner + square - mean.square()) * count / (count - 1)).sqrt()
+    result: Tensor = ((inner + square - mean.square()) * count / (count - 1)).sqrt()
+    return result
 
 
 def choose_device(name: str = "auto") -> torch.device:

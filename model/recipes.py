@@ -62,6 +62,7 @@ class Recipe:
         hidden: Their width, in widths of the transformer.
         routing: How a chunk finds its expert.
         top: Experts per chunk.
+        tells_noise: Whether the network is told how much noise is on the context.
         sampler_steps: Network evaluations per chunk while the denoiser is trained, and after it without distillation.
         distilled_steps: Network evaluations after distillation.
         method: Of distillation.
@@ -97,6 +98,7 @@ class Recipe:
     hidden: int = 2
     routing: Routing = "learned"
     top: int = 1
+    tells_noise: bool = False
     sampler_steps: int = 4
     distilled_steps: int = 2
     method: Method = "progressive"
@@ -135,6 +137,7 @@ class Recipe:
             top=self.top,
             lookahead=self.lookahead,
             sampler_steps=self.sampler_steps,
+            tells_noise=self.tells_noise,
         )
 
     @property

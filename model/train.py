@@ -162,7 +162,8 @@ def train(
     Returns:
         Figures: ``finished`` (1, or 0: the leg was over), ``frames``, ``episodes``, ``episodes.left_out``, and, of finished stages,
         ``<stage>.steps``, ``autoencoder.psnr`` (dB, training frames), ``denoiser.loss``, ``denoiser.loss_over_copy_last``,
-        ``denoiser.held_loss`` (of the episodes kept apart), ``distil.loss``, ``heads.*`` (see :class:`longscape_ros.model.heads.Heads`), ``chunk.share.<length>``.
+        ``denoiser.held_loss`` (of the episodes kept apart), ``distil.loss``, ``heads.*`` (see
+        :class:`longscape_ros.model.heads.Heads`), ``chunk.share.<length>``.
 
     Raises:
         InputError: the recipe is unknown, nothing usable was recorded, another training works on the same run, it was begun with
@@ -320,7 +321,7 @@ class _Training:
         for step in range(HELD_BATCHES):
             batch = sampler.batch(np.random.default_rng([self._recipe.seed, step, 4]))
             drawn = draws(batch, self._processes.device, step, self._recipe)
-            drawn = replace(drawn, context_noise=torch.zeros_like(drawn.context_noise))
+            drawn = replace(drawn, context_noise=torch.zeros_like(drawn.context_noise), context_level=torch.zeros_like(drawn.context_level))
             with self.autocast():
                 losses.append(float(denoiser(batch, drawn, "routed")[1]["loss"]))
         return float(np.mean(losses))
@@ -575,9 +576,10 @@ def draws(batch: ChunkBatch, device: torch.device, step: int, recipe: Recipe, no
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, generator=generator)
 
-    strength = world.context_noise * torch.rand(count, 1, 1, 1, 1, device=device, generator=generator)
+    level = world.context_noise * torch.rand(count, device=device, generator=generator)
     gumbel = -torch.empty(count, recipe.experts, device=device).exponential_(generator=generator).log()
-    return Draws(time_, normal(*batch.target.shape), strength * normal(*batch.context.shape), gumbel)
+    noise, context_noise = normal(*batch.target.shape), normal(*batch.context.shape)
+    return Draws(time_, noise, level.reshape(-1, 1, 1, 1, 1) * context_noise, level, gumbel)
 
 
 # ---- parts ----

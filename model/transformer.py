@@ -148,10 +148,17 @@ class ChunkTransformer(nn.Module):
         out: Tensor = F.silu(self.embed_action(grouped) + self.embed_time(wave)[:, None] + moments)
         return out
 
-    def encode_context(self, context: Tensor, actions: Tensor, route: Route | int) -> Cache:
-        """Keys and values of the frames before the chunk: latents [B, K, C, h, w], their actions [B, K, F]."""
+    def encode_context(self, context: Tensor, actions: Tensor, route: Route | int, time: Tensor | None = None) -> Cache:
+        """Keys and values of the frames before the chunk.
+
+        Args:
+            context: Latents [B, K, C, h, w].
+            actions: Their actions [B, K, F].
+            route: The experts of each chunk, or one expert for all.
+            time: [B], how clean the context is, 0 to 1; None: clean.
+        """
         moments = self.moment[: self.config.context // self.config.tubelet]
-        condition = self.condition(actions, torch.ones_like(actions[:, 0, 0]), moments)
+        condition = self.condition(actions, torch.ones_like(actions[:, 0, 0]) if time is None else time, moments)
         x = self.embed_context(self.tokens(context, self.config.tubelet)) + self.place + moments[:, None]
         cache = []
         for block in self.blocks:

@@ -39,6 +39,8 @@ class WorldConfig:
         sampler_steps: Network evaluations per chunk.
         noise_share: Share of training samples at pure noise.
         context_noise: Greatest deviation of the noise on the context in training; it holds drift down when chunks are chained.
+        tells_noise: Whether the network is told how much noise that is, as if the context were at that diffusion time; when it is used,
+            the context is said to be clean.
     """
 
     autoencoder: AutoencoderConfig
@@ -51,6 +53,7 @@ class WorldConfig:
     sampler_steps: int = 4
     noise_share: float = 0.3
     context_noise: float = 0.3
+    tells_noise: bool = False
 
     def __post_init__(self) -> None:
         if self.autoencoder.latent_shape != self.transformer.latent_shape:
@@ -100,12 +103,14 @@ class Draws:
         time: [B], diffusion times.
         noise: [B, T, C, h, w], standard normal.
         context_noise: [B, K, C, h, w], added to the context.
+        context_level: [B], its deviation.
         gumbel: [B, E], standard Gumbel.
     """
 
     time: Tensor
     noise: Tensor
     context_noise: Tensor
+    context_level: Tensor
     gumbel: Tensor
 
 
@@ -134,7 +139,8 @@ class Denoiser(nn.Module):
         noisy = flow.interpolate(batch.target, draws.noise, draws.time)
         context = batch.context + draws.context_noise
         route, extra, figures = self._route(batch, context, draws.gumbel, phase)
-        estimate = self.conditioned(context, batch.actions, route)(noisy, draws.time)
+        clean = 1 - draws.context_level if self.config.tells_noise else None
+        estimate = self.conditioned(context, batch.actions, route, clean)(noisy, draws.time)
         weight = batch.mask / batch.mask.sum()
         loss = ((estimate - batch.target).float().square().mean(dim=(2, 3, 4)) * weight).sum()
         with torch.no_grad():
@@ -167,10 +173,12 @@ class Denoiser(nn.Module):
             return self.router.choose(self.router(context, coming))
         return length * experts // len(self.config.lengths) if self.config.routing == "chunk_length" else Route.to(gumbel.argmax(dim=1))
 
-    def conditioned(self, context: Tensor, actions: Tensor, route: Route | int) -> Callable[[Tensor, Tensor], Tensor]:
+    def conditioned(
+        self, context: Tensor, actions: Tensor, route: Route | int, clean: Tensor | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The estimator of one chunk, (noisy, time) -> clean, with the context's keys and values computed once."""
         known = self.config.transformer.context
-        cache = self.transformer.encode_context(context, actions[:, :known], route)
+        cache = self.transformer.encode_context(context, actions[:, :known], route, clean)
         return lambda noisy, time: self.transformer(noisy, time, context[:, -1], actions[:, known:], route, cache)
 
     def sample(self, context: Tensor, actions: Tensor, noise: Tensor, route: Route | int, steps: int | None = None) -> Tensor:

@@ -35,7 +35,18 @@ def test_an_offset_of_a_moving_dimension_changes_no_feature():
     np.testing.assert_allclose(encode_actions(motion, 3, SPACE), encode_actions(motion + np.array([5.0, 0.0, -2.0]), 3, SPACE), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (4,)])
+@pytest.mark.parametrize("origin", [0, 3])
+def test_many_sequences_at_once_have_the_features_of_each(origin):
+    motion = np.random.default_rng(0).normal(size=(2, 5, 12, 3))
+    together = encode_actions(motion, origin, SPACE)
+    assert together.shape == (2, 5, 12, 5)
+    assert together.dtype == np.float32
+    for i, sequences in enumerate(motion):
+        for j, one in enumerate(sequences):
+            np.testing.assert_array_equal(together[i, j], encode_actions(one, origin, SPACE))
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4,), (2, 4, 2)])
 def test_motion_that_does_not_fit_the_space_is_refused(shape):
     with pytest.raises(InputError, match=r"Got motion of shape .* expected \[R, 3\]"):
         encode_actions(np.zeros(shape), 0, SPACE)

@@ -18,7 +18,20 @@ CORE = {"contract", "errors"}
 INPUT = CORE | {"actions"}
 MIDDLE = INPUT | {"messages", "segmentation", "timeline", "bundle"}
 BELOW_NODES = MIDDLE | {"runtime", "bags"}
-EVERYTHING = BELOW_NODES | {"host", "nodes", "embedded", "model", "export", "simulation", "evaluation", "bench", "demo"}
+EVERYTHING = BELOW_NODES | {
+    "host",
+    "nodes",
+    "embedded",
+    "model",
+    "export",
+    "simulation",
+    "evaluation",
+    "ablations",
+    "bench",
+    "demo",
+    "probe",
+    "video",
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -34,9 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "host": {"errors", "embedded"},
     "nodes": BELOW_NODES | {"host"},
     "model": INPUT | {"segmentation", "timeline", "bags"},
-    "export": BELOW_NODES | {"model"},
+    "export": BELOW_NODES | {"model", "probe"},
     "simulation": INPUT | {"messages", "host", "bags"},
-    "evaluation": BELOW_NODES,
+    "probe": {"errors"},
+    "video": set(),
+    "evaluation": BELOW_NODES | {"probe", "video"},
+    "ablations": BELOW_NODES | {"model", "export", "evaluation"},
     "bench": BELOW_NODES,
     "demo": EVERYTHING,
     "offline": BELOW_NODES,
@@ -49,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Part of the package -> the other parts that it may import."""
 
 ONLY_IN: dict[str, set[str]] = {
-    "torch": {"model", "export"},
+    "torch": {"model", "export", "ablations"},
     "einops": {"model", "export"},
     "onnx": {"export"},
     "onnxscript": {"export"},
@@ -142,7 +158,7 @@ def test_only_the_command_line_and_the_demo_reach_for_nodes():
 
 
 def test_importing_the_robots_side_loads_no_torch_no_simulator_and_no_dds():
-    quiet = CORE | MIDDLE | {"runtime", "bags", "evaluation", "bench", "offline", "doctor", "commands", "cli", "__init__"}
+    quiet = CORE | MIDDLE | {"runtime", "bags", "evaluation", "probe", "video", "bench", "offline", "doctor", "commands", "cli", "__init__"}
     names = sorted(name.removesuffix(".__init__") for name in modules() if part(name) in quiet)
     script = f"""
 import importlib, sys

@@ -27,7 +27,7 @@ from longscape_ros.commands.command import Command
 from longscape_ros.commands.predict import outputs
 from longscape_ros.offline import PREDICTION_TOPIC
 
-NAMES = ("demo", "generate", "train", "export", "eval", "predict", "bench", "doctor")
+NAMES = ("demo", "generate", "train", "export", "probe", "eval", "predict", "bench", "doctor")
 WAIT_S = 300.0
 HAS_GRAPH = importlib.util.find_spec("cyclonedds") is not None or "ROS_DISTRO" in os.environ
 
@@ -267,7 +267,11 @@ def chain(toolchain: None, start: Any, tmp_path_factory: pytest.TempPathFactory)
         "generate": ("--tasks", "reach,push", "--seed", 9000, "--image-size", 32, "--frames", 60, "--workers", 2, "--output", bags),
         "train": ("--bags", bags, "--recipe", "toy", "--output", run),
         "export": (run, "--output", bundle),
-        "eval": ("--bundle", bundle, "--bags", bags, "--horizons", "1,8", "--sheet", made.folder / "sheet.png", "--update-bundle"),
+        "probe": ("--bags", bags, "--output", bundle / "probe.onnx", "--minutes", 0.02, "--image-size", 32),
+        "eval": (
+            *("--bundle", bundle, "--bags", bags, "--horizons", "1,8", "--report", made.folder / "report"),
+            *("--sheet", made.folder / "sheet.png", "--update-bundle"),
+        ),
         "bench": ("--bundle", bundle, "--seconds", 0.5, "--threads", 1, "--verbose"),
         "predict": (bags, "--bundle", bundle, "--output", made.folder / "predicted"),
     }
@@ -305,6 +309,17 @@ def test_the_evaluation_is_drawn_and_kept_in_the_bundle(chain):
     assert manifest.evaluation == {name: value for name, value in chain.figures["eval"].items() if not name.startswith("meta.")}
     assert {"psnr.model.8", "psnr.copy_last.8", "psnr.shuffled_actions.8"} < manifest.evaluation.keys()
     assert (chain.folder / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_probe_in_the_bundles_folder_measures_the_gripper_in_the_report(chain):
+    figures, probe = chain.figures["eval"], chain.figures["probe"]
+    assert probe["error_cm"] > 0
+    assert probe["bytes"] == (chain.folder / "bundle" / "probe.onnx").stat().st_size
+    assert figures["meta.probe"] == probe["meta.probe"]
+    assert figures["gripper_error_cm.probe.8"] > 0
+    written = json.loads((chain.folder / "report" / "eval.json").read_text())
+    assert {name: figures[name] for name in written} == written
+    assert f"{figures['gripper_error_cm.model.8']:.2f} [" in (chain.folder / "report" / "eval.md").read_text()
 
 
 def test_a_verbose_command_says_more(chain):

@@ -43,7 +43,8 @@ def batch(denoiser: Denoiser, planned: int = T) -> tuple[ChunkBatch, Draws]:
         length=0,
     )
     context_noise = torch.zeros_like(chunks.context)
-    return chunks, Draws(torch.arange(B) / B, normal(*chunks.target.shape), context_noise, torch.zeros(B, config.experts))
+    noise = normal(*chunks.target.shape)
+    return chunks, Draws(torch.arange(B) / B, noise, context_noise, torch.zeros(B), torch.zeros(B, config.experts))
 
 
 def with_estimates(

@@ -55,7 +55,7 @@ def draws(chunks: ChunkBatch, config: WorldConfig, time: float | None = None, co
     noise = torch.randn(chunks.target.shape, generator=generator)
     on_context = context_noise * torch.randn(chunks.context.shape, generator=generator)
     gumbel = -torch.empty(count, config.transformer.experts).exponential_(generator=generator).log()
-    return Draws(times, noise, on_context, gumbel)
+    return Draws(times, noise, on_context, torch.full((count,), context_noise), gumbel)
 
 
 def loss_of(
@@ -160,7 +160,8 @@ def test_what_the_actions_do_is_learned_from_few_examples() -> None:
     for _ in range(60):
         chunks = shifting()
         gumbel = torch.zeros(32, config.transformer.experts)
-        drawn = Draws(0.7 * torch.rand(32), torch.randn(chunks.target.shape), torch.zeros_like(chunks.context), gumbel)
+        noise, clean = torch.randn(chunks.target.shape), torch.zeros_like(chunks.context)
+        drawn = Draws(0.7 * torch.rand(32), noise, clean, torch.zeros(32), gumbel)
         loss, _ = denoiser(chunks, drawn, "routed")
         optimizer.zero_grad()
         loss.backward()
@@ -336,3 +337,17 @@ def test_the_length_predictor_sees_the_context_and_nothing_else(model: WorldMode
     scores = model.length_predictor(context)
     assert scores.shape == (B, LENGTHS)
     assert model.length_predictor.motion is None
+
+
+def test_only_a_network_that_is_told_of_noise_on_the_context_depends_on_its_level() -> None:
+    for tells in (False, True):
+        torch.manual_seed(0)
+        denoiser = Denoiser(replace(toy_config(), tells_noise=tells))
+        for parameter in denoiser.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        chunks = batch(denoiser.config)
+        quiet = draws(chunks, denoiser.config)
+        told = replace(quiet, context_level=quiet.context_level + 0.3)
+        same = torch.equal(denoiser(chunks, quiet, "dense")[0], denoiser(chunks, told, "dense")[0])
+        assert same != tells

@@ -134,7 +134,12 @@ def test_what_another_process_recorded_replays_to_what_was_predicted_live(graph,
     processes = {
         "recorder": started("recorder", domain, tmp_path / "recorder.log", f"output:={bag}", topics, "images:=png"),
         "predictor": started(
-            "predictor", domain, tmp_path / "predictor.log", f"model.bundle:={bundle.path}", "model.threads:=1", "prediction_format:=png",
+            "predictor",
+            domain,
+            tmp_path / "predictor.log",
+            f"model.bundle:={bundle.path}",
+            "model.threads:=1",
+            "prediction_format:=png",
             "diagnostic_updater.period:=0.1",
         ),
     }

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.episodes import make_episode
+from support.grey_robot import GreyPredictor, GreyProbe, grey_window
+from support.tiny_bundle import MANIFEST, write_tiny_bundle
+
+from longscape_ros.evaluation import Scores, Setting, find_windows, write_report
+from longscape_ros.evaluation.film import TILE, Film, choose
+from longscape_ros.evaluation.plot import COLUMNS, HEIGHT, STYLES, WIDTH, draw_plot, horizons_of
+from longscape_ros.evaluation.report import EPISODES, JSON, MARKDOWN, PLOT, cell, markdown
+from longscape_ros.evaluation.scores import Judged
+from longscape_ros.evaluation.sheet import error_image
+from longscape_ros.runtime.backends import create_backend
+from longscape_ros.runtime.predictor import Predictor
+
+K = MANIFEST.context
+needs_video = pytest.mark.skipif(
+    importlib.util.find_spec("av") is None, reason="no av; install it with: pip install 'longscape_ros[video]'"
+)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """Three episodes with a real predictor."""
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    predictor = Predictor(bundle, create_backend(bundle, "ort_cpu", threads=1))
+    windows, still = find_windows([make_episode(name, seed=seed) for seed, name in enumerate("abc")], MANIFEST, (1, 8, 64), most=3)
+    return Setting(predictor, windows, still, (1, 8, 64), None)
+
+
+@pytest.fixture(scope="module")
+def folder(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "new"
+    write_report(setting, setting.score(), path, {"meta.model_id": "tiny"})
+    return path
+
+
+def tables(text: str) -> dict[str, dict[str, str]]:
+    """Row -> column -> cell of all tables with horizons, named ``<heading>/<row>``."""
+    found: dict[str, dict[str, str]] = {}
+    heading, columns = "", []
+    for line in text.splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ")
+        elif line.startswith("| | "):
+            columns = line.strip("| ").split(" | ")
+        elif line.startswith("| ") and columns:
+            name, *cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+            found[f"{heading}/{name}"] = dict(zip(columns, cells, strict=False))
+    return found
+
+
+def test_a_report_has_figures_tables_and_curves(folder: Path) -> None:
+    assert {JSON, EPISODES, MARKDOWN, PLOT} <= {path.name for path in folder.iterdir()}
+    picture = cv2.imread(str(folder / PLOT))
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_the_numbers_of_the_tables_are_those_of_the_json(folder: Path) -> None:
+    figures = json.loads((folder / JSON).read_text())
+    shown = tables((folder / MARKDOWN).read_text())
+    rows = {"PSNR in dB/model": "psnr.model", "SSIM/newest image copied": "ssim.copy_last", "PSNR in dB/model, mirrored actions": None}
+    for row, name in rows.items():
+        name = name or "psnr.counterfactual_actions"
+        for h in ("1", "8", "64"):
+            value, low, high = (float(part) for part in shown[row][h].replace("[", "").replace("]", "").replace(",", "").split())
+            expected = [figures[f"{prefix}{name}.{h}"] for prefix in ("", "ci.low.", "ci.high.")]
+            assert [value, low, high] == pytest.approx(expected, abs=0.0051)
+    assert figures["meta.model_id"] == "tiny"
+    assert "drift_db_per_100_frames" in (folder / MARKDOWN).read_text()
+
+
+def test_the_report_keeps_each_episodes_figures_for_comparisons(folder: Path, setting: Setting) -> None:
+    by_episode = json.loads((folder / EPISODES).read_text())
+    figures = json.loads((folder / JSON).read_text())
+    assert set(by_episode["psnr.model.8"]) == {"a", "b", "c"}
+    assert np.mean(list(by_episode["psnr.model.8"].values())) == pytest.approx(figures["psnr.model.8"])  # one window each
+
+
+@needs_video
+def test_films_show_the_best_the_median_and_the_worst_episode(folder: Path, setting: Setting) -> None:
+    import av
+
+    by_episode = json.loads((folder / EPISODES).read_text())["psnr.model.64"]
+    assert len(by_episode) == 3
+    for rank in ("best", "median", "worst"):
+        with av.open(str(folder / f"{rank}.mp4")) as container:
+            (stream,) = container.streams.video
+            assert sum(1 for _ in container.decode(stream)) == 64
+            assert stream.average_rate == MANIFEST.fps
+        assert f"({rank}.mp4)" in (folder / MARKDOWN).read_text()
+
+
+def test_without_a_video_encoder_the_report_has_no_films(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    written = write_report(setting, setting.score(), tmp_path)
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert {path.suffix for path in written} == {".json", ".md", ".png"}
+    assert "## Films" not in (tmp_path / MARKDOWN).read_text()
+
+
+def judged(episode: str, window: int, db: float) -> Judged:
+    return Judged(episode, window, np.full(8, db), np.ones(8), np.full(8, np.nan))
+
+
+def test_an_episode_is_shown_by_its_most_usual_window() -> None:
+    scores = Scores()
+    for window, (episode, db) in enumerate([("a", 30.0), ("a", 31.0), ("a", 35.0), ("b", 20.0), ("c", 25.0), ("c", 26.0)]):
+        scores.add_window(judged(episode, window, db))
+        scores.add("psnr.model.8", episode, db)
+    assert choose(scores, 8) == {"best": 1, "median": 4, "worst": 3}
+
+
+def test_a_single_episode_is_shown_once() -> None:
+    scores = Scores()
+    scores.add_window(judged("a", 0, 30.0))
+    scores.add("psnr.model.8", "a", 30.0)
+    assert choose(scores, 8) == {"best": 0}
+
+
+def test_a_film_shows_actual_predicted_and_error_pixel_by_pixel(setting: Setting) -> None:
+    window = setting.windows[0]
+    prediction = setting.predictor.predict(window.snapshot(K, beyond=32), horizon=window.steps)
+    film = Film(window.future, prediction, "a")
+    picture = film.draw(5)
+    assert picture.shape == (film.height, film.width, 3)
+    factor = TILE // MANIFEST.image_size[1]
+    height, width = (factor * side for side in MANIFEST.image_size)
+    actual, predicted = window.future[5], prediction.frames[5]
+    for column, image in enumerate((actual, predicted, error_image(actual, predicted))):
+        left = 20 + column * (width + 12)
+        tile = picture[84 : 84 + height, left : left + width]
+        assert np.array_equal(tile[factor // 2 :: factor, factor // 2 :: factor], image)
+    assert not np.array_equal(film.draw(6), picture)
+    assert np.array_equal(film.draw(5), picture)
+
+
+def test_the_gripper_has_a_table_and_a_panel_where_there_is_a_probe() -> None:
+    x = np.concatenate([np.zeros(K), np.linspace(0.0025, 0.1, 40)])
+    windows = [grey_window("a", x, 40), grey_window("b", -x, 40)]
+    figures = Setting(GreyPredictor(), windows, 0, (8, 40), None).figures(  # type: ignore[arg-type]
+        Setting(GreyPredictor(), windows, 0, (8, 40), GreyProbe()).score()  # type: ignore[arg-type]
+    )
+    shown = tables(markdown(figures, "grey", 20.0))
+    row = shown["Gripper's distance from where it was measured, in cm/model"]
+    assert row["40"] == cell(figures, "gripper_error_cm.model.40")
+    assert row["40"].startswith("0.50 ")
+    without = {name: value for name, value in figures.items() if "gripper" not in name}
+    assert "Gripper" not in markdown(without, "grey", 20.0)
+    assert not np.array_equal(draw_plot(figures, "grey", 20.0), draw_plot(without, "grey", 20.0))
+
+
+def test_a_curve_goes_through_its_figures() -> None:
+    """A flat curve is one row of blue pixels, from the axis to the panel's end; one that rises through it crosses in the middle."""
+    figures = {"psnr.model.1": 20.0, "psnr.model.100": 20.0, "psnr.copy_last.1": 10.0, "psnr.copy_last.100": 30.0}
+    panel = draw_plot(figures, "flat", 20.0)[:, : WIDTH // COLUMNS].astype(int)
+    blue, grey = (np.abs(panel - STYLES[who][1]).sum(axis=2) < 30 for who in ("model", "copy_last"))
+    (row, *rows) = np.flatnonzero(blue.sum(axis=1) > 300)
+    assert len(rows) < 6
+    first, last = np.flatnonzero(blue[row])[[0, -1]]
+    assert (first, last) == pytest.approx((75, 508), abs=12)
+    crossing = np.flatnonzero(grey[row, first + 20 : last - 20]) + first + 20
+    assert crossing.mean() == pytest.approx((first + last) / 2, abs=6)
+
+
+def test_horizons_are_read_off_the_figures_names_in_order() -> None:
+    figures = {"psnr.model.16": 1.0, "psnr.model.8": 1.0, "psnr.model.100": 1.0, "psnr.copy_last.4": 1.0, "psnr.model": 1.0}
+    assert horizons_of(figures, "psnr.model") == [8, 16, 100]

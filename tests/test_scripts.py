@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script that makes a bundle from nothing, at toy size: the one that the recipes for GPUs run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.hosts import skip_unless_installed, skip_unless_rendered
+
+from longscape_ros.bundle import load_bundle
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "train_bundle.sh"
+AGAIN = 75
+TOY = {
+    "RECIPE": "toy",
+    "TRAIN": "--tasks reach --episodes 2 --frames 72 --image-size 32 --workers 1",
+    "HELDOUT": "--tasks reach --episodes 1 --seed 9000 --frames 72 --image-size 32 --workers 1",
+    "DEVICE": "cpu",
+    "WINDOWS": "1",
+    "PROBE": "0.03",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def call(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    beside = str(Path(sys.executable).parent)
+    environment = {**os.environ, **TOY, **changes, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(["bash", str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, check=False, timeout=600)
+
+
+def test_a_bundle_is_made_in_legs_on_two_machines(tmp_path: Path) -> None:
+    skip_unless_installed("torch", "onnxscript", "tensorboard", extra="train")
+    skip_unless_installed("metaworld", "mujoco", extra="sim")
+    skip_unless_rendered()
+    first, second = tmp_path / "first", tmp_path / "second"
+    leg = call(first, LEG="0.0001")
+    assert leg.returncode == AGAIN, leg.stderr
+    assert "call again" in leg.stderr
+    assert not (first / "bundle").exists()
+    for kept in ("train", "heldout", "run/weights"):  # bags are made again on another machine; here they are copied, to save time
+        shutil.copytree(first / kept, second / kept)
+    shutil.copy(first / "run" / "run.json", second / "run" / "run.json")
+    finished = call(second)
+    assert finished.returncode == 0, finished.stderr
+    manifest = load_bundle(second / "bundle").manifest
+    assert (manifest.experts.routing.kind, manifest.sampler_steps, manifest.length_predictor) == ("learned", 2, True)
+    assert manifest.confidence is not None
+    assert manifest.evaluation["psnr.model.8"] == pytest.approx(json.loads((second / "eval.json").read_text())["psnr.model.8"])
+    assert {"eval.md", "eval.png", "experts.md", "experts.png"} <= {path.name for path in (second / "report").iterdir()}
