@@ -45,6 +45,9 @@ WHOLE = 200
 """Frames that ``whole_horizon`` denoises at once."""
 
 MOST_STEPS = 16
+APART = 0.02
+"""Noise between equal hidden units, in standard deviations of their weights."""
+
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _MOMENT = "denoiser.transformer.moment"
 GIGA = 1e9
@@ -85,8 +88,9 @@ VARIANTS: dict[str, Variant] = {
     "shuffled_lengths": Variant("as many chunks of each length, dealt out by chance", lambda recipe: replace(recipe, shuffled=True)),
     "frame_autoregression": Variant("one latent frame (4 frames) at a time", lambda r: replace(r, base=4, lengths=(4,))),
     "whole_horizon": Variant(f"{WHOLE} frames at once", lambda recipe: replace(recipe, lengths=(WHOLE,))),
+    "separate_learning": Variant("experts learn from their own chunks only", lambda recipe: replace(recipe, sharing=None)),
     "told_noise": Variant("the network is told how much noise is on its context", lambda recipe: replace(recipe, tells_noise=True)),
-    "recorded_contexts": Variant("never trained on what it generated itself", lambda recipe: replace(recipe, own=0.0)),
+    "own_contexts": Variant("a fifth of the chunks go on from what the model generated itself", lambda r: replace(r, own=0.2)),
 }
 """Name -> variant."""
 
@@ -158,34 +162,37 @@ def ablate(
 
 
 def beginning(initial: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """A bundle's weights in the shape of a variant.
+    """A bundle's weights in the shape of a variant: all variants begin as one and the same network.
 
-    Several experts stay what they are. One expert of their size begins as their mean; one as large as all of them together as their
-    hidden units side by side, which gives the mean of their outputs. Where chunks are longer, the places behind the last one begin
-    like that one.
+    Its experts are averaged (a model soup, arXiv 2203.05482); where there are several, each begins as the average; where one is as large
+    as all of them, as copies of it side by side, apart by a little noise, for equal units would learn the same. Where chunks are
+    longer, the places behind the last one begin like that one.
     """
     weights = {name: weight for name, weight in initial.items() if _EXPERT.search(name) is None}
     stacks: dict[str, list[Tensor]] = {}
     for name in sorted(set(initial) - set(weights)):
         stacks.setdefault(_EXPERT.sub(".experts.{}.", name), []).append(initial[name])
     for name, every in stacks.items():
-        if recipe.experts > 1:
-            weights |= {name.format(number): weight for number, weight in enumerate(every)}
-        else:
-            weights[name.format(0)] = _joined(name, every, recipe.hidden * recipe.width)
+        mean = torch.stack(every).mean(dim=0)
+        for number in range(recipe.experts):
+            weights[name.format(number)] = _widened(name, mean, recipe.hidden * recipe.width)
     moment = weights[_MOMENT]
     needed = (recipe.context + recipe.lengths[-1]) // TransformerConfig.tubelet
     weights[_MOMENT] = torch.cat([moment, moment[-1:].expand(max(0, needed - len(moment)), -1)])[:needed]
     return weights
 
 
-def _joined(name: str, every: list[Tensor], hidden: int) -> Tensor:
-    """One expert's weight of that of several: ``up.*`` has a row per hidden unit, ``down.weight`` a column."""
+def _widened(name: str, weight: Tensor, hidden: int) -> Tensor:
+    """An expert's weight with more hidden units, and the same output: ``up.*`` has a row per unit, ``down.weight`` a column."""
     out = name.endswith("down.weight")
-    units = every[0].shape[1] if out else every[0].shape[0]
-    if name.endswith("down.bias") or units == hidden:
-        return torch.stack(every).mean(dim=0)
-    return torch.cat(every, dim=1) / len(every) if out else torch.cat(every)
+    copies = hidden // (weight.shape[1] if out else weight.shape[0])
+    if name.endswith("down.bias") or copies == 1:
+        return weight
+    if out:
+        return torch.cat([weight] * copies, dim=1) / copies
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(weight.shape, generator=generator) for _ in range(copies)]
+    return torch.cat([weight + APART * weight.std() * part for part in noise])
 
 
 def _score(name: str, run: Path, training: dict[str, float], evaluation: Evaluation, output: Path) -> None:

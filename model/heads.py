@@ -67,10 +67,16 @@ class Heads(nn.Module):
         super().__init__()
         self.length_predictor, self.error_estimator = length_predictor, error_estimator
 
-    def forward(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a part, and figures: cross entropy of the length on recorded and generated contexts, error of the error in nepers."""
-        labels = torch.cat((part["label"], part["label"]))
-        scores = self.length_predictor(torch.cat((part["recorded"], part["context"]))).float()
+    def forward(self, part: Part, recorded: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses, and figures: cross entropy of the length on recorded and generated contexts, error of the error in nepers.
+
+        Args:
+            part: Of the rollouts.
+            recorded: [B, K, C, h, w], contexts from anywhere in the recordings; rollouts are too few to learn lengths from.
+            lengths: int64 [B], numbers of the rule's lengths there.
+        """
+        labels = torch.cat((lengths, part["label"]))
+        scores = self.length_predictor(torch.cat((recorded, part["context"]))).float()
         length = F.cross_entropy(scores, labels)
         estimate = self.error_estimator(part["context"], part["actions"], part["latents"], part["before"]).float()
         error = F.smooth_l1_loss(estimate, part["log_error"])

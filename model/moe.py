@@ -84,6 +84,21 @@ class ExpertFeedForward(nn.Module):
         for expert in self.experts:
             expert.load_state_dict(state)
 
+    @torch.no_grad()
+    def share_gradients(self, own: float) -> None:
+        """Let every expert learn from all chunks, and ``own`` times more from those that it had.
+
+        This is how experts would learn that are written as deviations from one that they share: with little data, an expert that sees
+        only its own chunks learns less than one network that sees all.
+        """
+        for alike in zip(*(expert.parameters() for expert in self.experts), strict=True):
+            gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
+            if not gradients:
+                continue
+            total = torch.stack(gradients).sum(dim=0)
+            for parameter in alike:
+                parameter.grad = total.clone() if parameter.grad is None else total + own * parameter.grad
+
 
 class ContextClassifier(nn.Module):
     """Scores for a choice that is made before a chunk: a small network on the context's latents, and on actions if there are any.

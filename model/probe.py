@@ -29,7 +29,7 @@ from longscape_ros.bags.measured import read_frames, read_measured
 from longscape_ros.bags.reader import find_bags
 from longscape_ros.contract import TopicMapping
 from longscape_ros.errors import BagError, InputError
-from longscape_ros.model.train import has_bfloat16
+from longscape_ros.model.fit import has_bfloat16
 
 Progress = Callable[[float, float, str], None]
 """(done, total, what) of a long job."""
@@ -39,9 +39,6 @@ HELD_OUT = 10
 """One episode of so many is kept for the probe's own error, at least one."""
 
 LEAST_FRAMES = 16
-CELL_M = 0.04
-"""Side of the cells in which frames count as near each other, in metres."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -233,10 +230,9 @@ def fit_probe(frames: MeasuredFrames, config: ProbeConfig, progress: Progress | 
     averaged = AveragedModel(probe, multi_avg_fn=_average)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=config.rate, weight_decay=1e-4)
     random = np.random.default_rng(config.seed)
-    chances = drawing_chances(frames.positions)
     begun, step, done, recent = time.monotonic(), 0, 0.0, math.nan
     while done < 1:
-        rows = random.choice(len(chances), size=config.batch, p=chances)
+        rows = random.integers(len(frames.rgb), size=config.batch)
         for group in optimizer.param_groups:
             group["lr"] = config.rate * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done))
         pixels = _worse(torch.from_numpy(frames.rgb[rows]), config).contiguous(memory_format=torch.channels_last)
@@ -258,17 +254,6 @@ def fit_probe(frames: MeasuredFrames, config: ProbeConfig, progress: Progress | 
     probe.load_state_dict(averaged.module.state_dict())
     probe.eval()
     return probe
-
-
-def drawing_chances(positions: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How likely each frame is drawn, float64 [N]: in inverse proportion to the root of how many frames are near it.
-
-    A robot is seldom at the borders of where it can be, and a probe that has hardly seen them is far off there.
-    """
-    cells = np.floor(positions / CELL_M).astype(np.int64)
-    _, place, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    weights = 1 / np.sqrt(counts[place.ravel()])
-    return np.asarray(weights / weights.sum())
 
 
 @torch.no_grad()

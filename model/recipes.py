@@ -60,6 +60,7 @@ class Recipe:
         lookahead: Steps that a router sees of the coming actions; their travel in so many steps scales the actions, too.
         experts: Feed-forward networks per block.
         hidden: Their width, in widths of the transformer.
+        sharing: Experts learn from all chunks, and so many times more from their own; None: from their own only.
         routing: How a chunk finds its expert.
         top: Experts per chunk.
         tells_noise: Whether the network is told how much noise is on the context.
@@ -96,6 +97,7 @@ class Recipe:
     lookahead: int = 32
     experts: int = 4
     hidden: int = 2
+    sharing: float | None = 1.0
     routing: Routing = "learned"
     top: int = 1
     tells_noise: bool = False
@@ -104,13 +106,13 @@ class Recipe:
     method: Method = "progressive"
     dense: float = 0.4
     by_length: float = 0.55
-    own: float = 0.4
+    own: float = 0.2
     own_from: float = 0.5
     own_every: int = 50
     own_rollouts: int = 48
     own_chunks: int = 4
     held: float = 0.04
-    rollouts: int = 96
+    rollouts: int = 192
     rollout_frames: int = 200
     compiled: bool = True
     seed: int = 0
@@ -168,13 +170,13 @@ def cpu_tune() -> Recipe:
     return replace(
         cpu(),
         autoencoder=Stage(minutes=60, steps=1, frames=64, rate=1e-6),
-        denoiser=Stage(minutes=90, steps=600, frames=512, rate=4e-4, warm_up=30, decay=0.5, average=0.99),
+        denoiser=Stage(minutes=90, steps=500, frames=512, rate=3e-4, warm_up=25, decay=0.6, average=0.99),
         distil=Stage(minutes=30, steps=200, frames=512, rate=1e-4, warm_up=20, average=0.98),
         heads=Stage(minutes=30, steps=600, frames=512, rate=1e-3, warm_up=20, average=0.98),
         dense=0.0,
         by_length=0.15,
+        own=0.0,
         own_from=0.05,
-        rollouts=64,
     )
 
 

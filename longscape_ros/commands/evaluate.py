@@ -55,7 +55,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
                 routed = routed_chunks(setting.predictor, setting.windows, lambda done, total: progress(done, total, "experts"))
             figures |= write_experts(routed, bundle.manifest, options.report)
     if options.update_bundle:
-        update_reports(bundle.path, evaluation=figures)
+        update_reports(bundle.path, evaluation={name: value for name, value in figures.items() if not name.startswith("ci.")})
     return {**figures, **texts}
 
 

@@ -37,12 +37,14 @@ def choose(scores: Scores, horizon: int) -> dict[str, int]:
         raise InputError(f"Got no window that reaches {horizon} frames ahead, expected at least one.")
     order = sorted(means, key=means.__getitem__, reverse=True)
     chosen: dict[str, int] = {}
-    for rank, episode in zip(RANKS, (order[0], order[len(order) // 2], order[-1]), strict=True):
+    places = {"best": 0, "worst": len(order) - 1, "median": len(order) // 2}  # of few episodes the median is left out first
+    for rank, place in places.items():
+        episode = order[place]
         reaching = [judged for judged in scores.windows if judged.episode == episode and len(judged.psnr) >= horizon]
         nearest = min(reaching, key=lambda judged: abs(judged.psnr[horizon - 1] - means[judged.episode]))
         if nearest.window not in chosen.values():
             chosen[rank] = nearest.window
-    return chosen
+    return {rank: chosen[rank] for rank in RANKS if rank in chosen}
 
 
 def write_film(predictor: Predictor, window: Window, name: str, path: Path) -> Path:

@@ -119,6 +119,14 @@ def test_an_episode_is_shown_by_its_most_usual_window() -> None:
     assert choose(scores, 8) == {"best": 1, "median": 4, "worst": 3}
 
 
+def test_of_two_episodes_one_is_the_best_and_the_other_the_worst() -> None:
+    scores = Scores()
+    for window, (episode, db) in enumerate([("a", 20.0), ("b", 30.0)]):
+        scores.add_window(judged(episode, window, db))
+        scores.add("psnr.model.8", episode, db)
+    assert choose(scores, 8) == {"best": 1, "worst": 0}
+
+
 def test_a_single_episode_is_shown_once() -> None:
     scores = Scores()
     scores.add_window(judged("a", 0, 30.0))

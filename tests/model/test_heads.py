@@ -186,7 +186,8 @@ def test_both_heads_learn_and_the_confidence_is_calibrated_on_other_rollouts(hea
     for step in range(150):
         if step % heads.CARRY_EVERY == 0:
             heads.carry(training)
-        loss, figures = heads(heads.draw(training, random))
+        part = heads.draw(training, random)
+        loss, figures = heads(part, part["recorded"], part["label"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

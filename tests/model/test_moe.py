@@ -205,3 +205,18 @@ def test_a_step_against_the_balance_term_evens_the_scores() -> None:
             parameter -= 0.1 * parameter.grad if parameter.grad is not None else 0
         after = chooser(context, coming)
     assert after.softmax(-1)[:, 0].mean() < before.detach().softmax(-1)[:, 0].mean()
+
+
+def test_experts_that_share_learn_from_all_chunks_and_more_from_their_own(experts: ExpertFeedForward) -> None:
+    x = torch.randn(3, 2, 4, 8)
+    experts(x[:2], Route.to(torch.tensor([0, 1]))).square().sum().backward()
+    alone = [expert.up.weight.grad for expert in experts.experts]
+    first, second = alone[0], alone[1]
+    assert first is not None
+    assert second is not None
+    assert alone[2] is None
+    total = first + second
+    expected = [total + 0.5 * first, total + 0.5 * second, total]
+    experts.share_gradients(own=0.5)
+    for expert, gradient in zip(experts.experts, expected, strict=True):
+        torch.testing.assert_close(expert.up.weight.grad, gradient)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from longscape_ros.errors import InputError
-from longscape_ros.model.probe import MeasuredFrames, PositionProbe, ProbeConfig, drawing_chances, fit_probe, measure
+from longscape_ros.model.probe import MeasuredFrames, PositionProbe, ProbeConfig, fit_probe, measure
 
 SIZE = 32
 METRES_PER_PIXEL = 0.01
@@ -49,12 +49,6 @@ def test_a_probe_follows_the_dot_and_nothing_else(probe: PositionProbe) -> None:
     with torch.no_grad():
         before, after = (probe(torch.from_numpy(rgb)) for rgb in (frames.rgb, moved))
     assert (after - before)[0].tolist() == pytest.approx([0.03, 0.0], abs=0.015)
-
-
-def test_a_place_that_is_seen_a_hundred_times_less_is_drawn_ten_times_less_often() -> None:
-    chances = drawing_chances(np.array([[0.01, 0.01]] * 100 + [[0.5, 0.5]], np.float32))
-    assert chances.sum() == pytest.approx(1)
-    assert chances[-1] == pytest.approx(chances[:-1].sum() / 10)
 
 
 def test_equal_seeds_give_equal_probes() -> None:

@@ -17,7 +17,9 @@ def test_every_recipe_makes_a_model_with_an_expert_per_chunk_length(name: str) -
     assert world.transformer.max_length == max(recipe.lengths)
     assert world.transformer.action_features == 7
     assert all(length % recipe.base == 0 and length % world.transformer.tubelet == 0 for length in recipe.lengths)
-    assert 0 < recipe.dense < 1
+    assert 0 <= recipe.dense <= recipe.by_length < 1
+    assert (recipe.dense == 0) == (name == "cpu-tune")  # which begins with experts that differ already
+    assert recipe.distil is None or recipe.sampler_steps % recipe.distilled_steps == 0
 
 
 def test_a_recipe_is_made_anew_and_cannot_be_changed() -> None:

@@ -18,6 +18,7 @@ from support.toy_runs import FPS, MAPPING, write_toy_bag, write_toy_bags
 
 from longscape_ros.contract import TopicMapping
 from longscape_ros.errors import BagError, InputError
+from longscape_ros.model import fit
 from longscape_ros.model import train as training
 from longscape_ros.model.recipes import RECIPES, Recipe, Stage, cpu, toy
 from longscape_ros.model.rollouts import OwnContexts
@@ -152,8 +153,8 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(training, "SAVE_EVERY_S", 0.0)
-            patch.setattr(training, "save_checkpoint", save_and_stop)
+            patch.setattr(fit, "SAVE_EVERY_S", 0.0)
+            patch.setattr(fit, "save_checkpoint", save_and_stop)
             with pytest.raises(KeyboardInterrupt):
                 train(bags, "toy", tmp_path)
         with pytest.raises(InputError, match=f"with an unfinished {stage}"):
@@ -279,7 +280,7 @@ def test_legs_end_at_any_step_and_the_next_one_goes_on(
         calls += 1
         return calls % 23 == 0
 
-    monkeypatch.setattr(training._Training, "over", now_and_then)
+    monkeypatch.setattr(fit.Session, "over", now_and_then)
     legs = 0
     while (figures := train(bags, "toy", tmp_path))["finished"] == 0.0:
         legs += 1
@@ -302,8 +303,8 @@ def moved(bags: Path, tmp_path_factory: pytest.TempPathFactory, finished: Finish
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "toy", steps_only)
-        patch.setattr(training, "SAVE_EVERY_S", 0.0)
-        patch.setattr(training, "save_checkpoint", stop)
+        patch.setattr(fit, "SAVE_EVERY_S", 0.0)
+        patch.setattr(fit, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             train(bags, "toy", run)
     shutil.copy(run / "run.json", elsewhere)
