@@ -134,7 +134,7 @@ def soup(source: Denoiser) -> Denoiser:
 @pytest.mark.parametrize(("name", "length", "tolerance"), [
     ("length_routing", 16, 1e-5),
     ("dense_equal_active", 16, 1e-5),
-    ("dense_equal_total", 16, 0.05),
+    ("dense_equal_total", 16, 0.01),
     ("frame_autoregression", 4, 1e-5),
     ("whole_horizon", 32, 1e-5),
 ])  # fmt: skip
@@ -143,7 +143,7 @@ def test_every_variant_begins_as_the_same_network(name: str, length: int, tolera
     model = begun(VARIANTS[name].change(toy()), source)
     expected = soup(source).sample(*chunk(length), 0)
     assert (model.sample(*chunk(length), 0) - expected).abs().mean() < tolerance * expected.std()
-    assert (source.sample(*chunk(length), 0) - expected).abs().mean() > 0.05 * expected.std()  # experts did differ
+    assert (source.sample(*chunk(length), 0) - expected).abs().mean() > 0.02 * expected.std()  # experts did differ
 
 
 def test_the_units_of_one_large_network_are_not_equal() -> None:
@@ -174,6 +174,7 @@ def test_dealt_chunks_follow_each_other_in_the_given_shares() -> None:
 
 def test_cost_is_the_number_of_multiplications() -> None:
     """Compared with what torch counts."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     recipe = replace(cpu_tune(), width=64, depth=2, heads_of_attention=2)
@@ -181,7 +182,7 @@ def test_cost_is_the_number_of_multiplications() -> None:
     config = model.config.transformer
     context, noise = torch.randn(1, 4, *config.latent_shape), torch.randn(1, 16, *config.latent_shape)
     actions = torch.randn(1, 20, 7)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.denoiser.sample(context, actions, noise, 0, 2)
     assert denoiser_macs(config, 16, 2) == pytest.approx(counter.get_total_flops() / 2, rel=0.03)
 
