@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "video": set(),
     "evaluation": BELOW_NODES | {"probe", "video"},
     "ablations": BELOW_NODES | {"model", "export", "evaluation"},
+    "ablations_plot": {"evaluation"},
     "bench": BELOW_NODES,
     "demo": EVERYTHING,
     "offline": BELOW_NODES,

@@ -24,6 +24,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--probe", type=Path, metavar="FILE", help="see longscape probe; for the gripper's position")
     parser.add_argument("--device", default="auto", metavar="NAME", help="to train on: auto, cpu or cuda (default: auto)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write a Markdown table")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the differences from longscape with their intervals")
     add_backend(parser)
     add_mapping(parser, default="mapping.yaml beside the bags")
 
@@ -31,6 +32,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Trains and scores what is missing."""
     from longscape_ros.ablations import VARIANTS, Evaluation, ablate, table
+    from longscape_ros.ablations_plot import draw_ablations
     from longscape_ros.bags.mapping import load_mapping
     from longscape_ros.bags.reader import find_bags
     from longscape_ros.bundle import load_bundle
@@ -55,6 +57,8 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
         summary = ablate(data, options.recipe, recipe, options.output, variants, evaluation, processes, initial, progress)
     if options.table:
         options.table.write_text(table(summary))
+    if options.plot:
+        draw_ablations(summary, options.plot)
     return {f"{name}.{key}": value for name, entry in summary.items() for key, value in entry.items() if isinstance(value, float)}
 
 

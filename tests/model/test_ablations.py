@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from support.toy_runs import MAPPING, write_toy_bags
 
 from longscape_ros.ablations import METHOD, RESULTS, VARIANTS, Dealt, Evaluation, ablate, beginning, most_steps, table
+from longscape_ros.ablations_plot import BETTER, OPEN, WORSE, draw_ablations
 from longscape_ros.bags.reader import find_bags
 from longscape_ros.errors import InputError
 from longscape_ros.model.cost import denoiser_macs
@@ -75,6 +77,20 @@ def test_the_file_and_the_table_say_what_is_returned(summary: dict[str, Any], fo
     text = table(summary, (1, 16))
     assert f"{summary['random_routing']['psnr.16']:.2f} (" in text
     assert f"**{summary[METHOD]['psnr.16']:.2f}**" in text
+
+
+def test_the_picture_has_a_panel_per_horizon_and_tells_better_from_worse_by_colour(tmp_path: Path) -> None:
+    entry = {f"{place}over_longscape.psnr.{h}": 0.0 for h in (16, 64) for place in ("", "ci.low.", "ci.high.")}
+    better = {name: {"ci.low.": 0.2, "ci.high.": 0.6}.get(name.split("over")[0], 0.4) for name in entry}
+    worse = {name: {"ci.low.": -0.9, "ci.high.": -0.1}.get(name.split("over")[0], -0.5) for name in entry}
+    summary = {name: {"steps": 4.0, **values} for name, values in ((METHOD, entry), ("fixed_8", worse), ("told_noise", better))}
+    one, both = (cv2.imread(str(draw_ablations(summary, tmp_path / f"{len(hs)}.png", hs))) for hs in ((16,), (16, 64, 200)))
+    assert both.shape[1] > one.shape[1]
+    assert both.shape[0] == one.shape[0]
+    for colour in (BETTER, WORSE):
+        assert (both == colour[::-1]).all(axis=2).sum() == pytest.approx(2 * (one == colour[::-1]).all(axis=2).sum(), rel=0.1)
+        assert (one == colour[::-1]).all(axis=2).sum() > 50
+    assert not (both == OPEN[::-1]).all(axis=2).any()
 
 
 def test_what_was_scored_is_kept(summary: dict[str, Any], folder: Path) -> None:
