@@ -184,9 +184,11 @@ def export_graphs(
 def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelProto:
     """Trace a graph with open sizes for B and T; its weights are inside, under their names in ``module``."""
     tubelet = model.config.transformer.tubelet
-    inputs = example_inputs(name, model, 2, model.config.transformer.max_length // 2, torch.Generator().manual_seed(0))
+    longest = model.config.transformer.max_length // tubelet
+    # a traced size of one would be taken for a constant
+    inputs = example_inputs(name, model, 2, tubelet * max(2, longest // 2), torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1, max=1024)
-    groups = torch.export.Dim("groups", min=1, max=model.config.transformer.max_length // tubelet)
+    groups = torch.export.Dim("groups", min=1, max=longest)
     sizes: dict[str, dict[int, object]] = {key: {0: batch} for key in inputs}
     if "actions" in inputs:
         sizes["actions"][1] = tubelet * groups + model.config.transformer.context

@@ -177,7 +177,8 @@ def beginning(initial: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
         for number in range(recipe.experts):
             weights[name.format(number)] = _widened(name, mean, recipe.hidden * recipe.width)
     moment = weights[_MOMENT]
-    needed = (recipe.context + recipe.lengths[-1]) // TransformerConfig.tubelet
+    tubelet = TransformerConfig.tubelet
+    needed = recipe.context // tubelet + max(recipe.lengths[-1] // tubelet, 2)
     weights[_MOMENT] = torch.cat([moment, moment[-1:].expand(max(0, needed - len(moment)), -1)])[:needed]
     return weights
 

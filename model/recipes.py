@@ -124,7 +124,7 @@ class Recipe:
             latent_shape=autoencoder.latent_shape,
             action_features=action_features,
             context=self.context,
-            max_length=self.lengths[-1],
+            max_length=max(self.lengths[-1], 2 * TransformerConfig.tubelet),
             width=self.width,
             depth=self.depth,
             heads=self.heads_of_attention,

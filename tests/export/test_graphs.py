@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from support.toy_runs import toy_model
 
 from longscape_ros.errors import BundleError
 from longscape_ros.export.export import round_weights
-from longscape_ros.export.graphs import OPSET, WEIGHTS, DenoiserGraph, store_weights, with_expert
+from longscape_ros.export.graphs import OPSET, WEIGHTS, DenoiserGraph, export_graph, store_weights, with_expert
+from longscape_ros.model.recipes import toy
 from longscape_ros.model.world import WorldModel
 
 
@@ -131,3 +133,13 @@ def test_a_trace_that_changed_a_weight_is_refused(model: WorldModel) -> None:
 def test_a_trace_of_another_expert_is_refused(model: WorldModel) -> None:
     with pytest.raises(BundleError, match=r"experts\.0\.up\.weight"):
         with_expert(traced(model, 2), model, 0, 1)
+
+
+def test_chunks_of_one_and_two_groups_can_be_traced() -> None:
+    """A size of one in the trace would be taken for a constant."""
+    for lengths in ((4,), (8,)):
+        recipe = replace(toy(), base=4, lengths=lengths, experts=1, depth=1)
+        model = WorldModel(recipe.world(3)).eval()
+        proto = export_graph("denoiser_0.onnx", DenoiserGraph(model, 0, 1), model)
+        sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in proto.graph.input}
+        assert sizes["noise"][:2] == [0, 0]  # both are open
