@@ -27,6 +27,7 @@ EVERYTHING = BELOW_NODES | {
     "simulation",
     "evaluation",
     "ablations",
+    "ablations_plot",
     "bench",
     "demo",
     "probe",
