@@ -69,7 +69,7 @@ class Recipe:
         method: Of distillation.
         dense: Share of the second stage in which all chunks train one expert, before it is copied to the others; 0: never.
         by_length: Share up to which a router imitates LongScape's choice of experts, before it chooses for itself.
-        own: Share of chunks that go on from what the model itself generated.
+        own: Share of chunks that go on from what the model itself generated; at the sizes measured so far it is best without.
         own_from: Share of the second stage after which they do.
         own_every: Steps between two refreshments of those.
         own_rollouts: New rollouts per refreshment.
@@ -106,7 +106,7 @@ class Recipe:
     method: Method = "progressive"
     dense: float = 0.4
     by_length: float = 0.55
-    own: float = 0.2
+    own: float = 0.0
     own_from: float = 0.5
     own_every: int = 50
     own_rollouts: int = 48
@@ -175,7 +175,6 @@ def cpu_tune() -> Recipe:
         heads=Stage(minutes=30, steps=600, frames=512, rate=1e-3, warm_up=20, average=0.98),
         dense=0.0,
         by_length=0.15,
-        own=0.0,
         own_from=0.05,
     )
 
@@ -237,6 +236,7 @@ def toy() -> Recipe:
         denoiser=Stage(minutes=1, steps=20, frames=64, rate=1e-3, warm_up=5),
         distil=Stage(minutes=1, steps=5, frames=64, rate=1e-3, warm_up=2),
         heads=Stage(minutes=1, steps=5, frames=64, rate=1e-3, warm_up=2),
+        own=0.2,
         own_every=5,
         own_rollouts=4,
         own_chunks=2,

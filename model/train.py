@@ -3,8 +3,8 @@
 
 1. calibrates the action and the chunk rule on the bags;
 2. ``autoencoder``; then all frames are encoded once;
-3. ``denoiser``: one expert for all chunks, then experts by length, then as the router says; in its second half a share of the
-   chunks goes on from what the model itself generated;
+3. ``denoiser``: one expert for all chunks, then experts by length, then as the router says; a share of the chunks may go on from what
+   the model itself generated;
 4. ``distil``: fewer sampling steps;
 5. ``heads``: the length predictor and the error estimator, on the model's own rollouts; calibrates the confidence.
 
