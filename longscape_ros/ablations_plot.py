@@ -17,7 +17,7 @@ WORSE: Colour = (196, 78, 70)
 OPEN: Colour = (70, 104, 160)
 """Of intervals above zero, below zero, and around it."""
 
-_LEFT, _PANEL, _GAP, _TOP, _ROW = 190, 230, 26, 74, 22
+_LEFT, _PANEL, _GAP, _TOP, _ROW = 190, 220, 48, 74, 22
 
 
 def draw_ablations(summary: dict[str, Any], path: Path, horizons: Sequence[int] = (16, 64, 200)) -> Path:
