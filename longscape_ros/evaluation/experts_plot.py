@@ -15,7 +15,7 @@ from longscape_ros.evaluation.sheet import write_png
 COLOURS: tuple[Colour, ...] = ((58, 104, 176), (222, 134, 60), (86, 156, 98), (186, 84, 110), (130, 110, 180), (120, 120, 120))
 """Of the experts, in turn."""
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _GAP = 820, 210, 20, 60, 22, 14
+_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _GAP = 880, 275, 20, 60, 22, 14
 
 
 def write_experts(chunks: Sequence[RoutedChunk], manifest: Manifest, folder: Path) -> dict[str, float]:
