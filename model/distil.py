@@ -58,6 +58,5 @@ class Distillation(nn.Module):
         onward = (self.steps - number).reshape(-1, 1, 1, 1, 1)  # an Euler step goes this part of the way to the estimate
         target = path[-1] if self.method == "endpoint" else start + (end - start) * onward
         estimate = self.student.conditioned(context, batch.actions, route, clean)(start, number / self.steps)
-        weight = batch.mask / batch.mask.sum()
-        loss = ((estimate - target).float().square().mean(dim=(2, 3, 4)) * weight).sum()
+        loss = batch.mean_square(estimate - target)
         return loss, {"loss": loss.detach()}

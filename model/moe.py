@@ -44,6 +44,11 @@ class Route:
         return cls(experts[:, None], torch.ones(len(experts), 1, device=experts.device))
 
 
+def standard_gumbel(*shape: int, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: the largest of several is each of them equally often."""
+    return -torch.empty(shape, device=generator.device).exponential_(generator=generator).log()
+
+
 class FeedForward(nn.Module):
     """Linear, GELU, linear: [..., D] -> [..., D]."""
 

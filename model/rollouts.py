@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longscape_ros.model.data import ChunkSampler
+from longscape_ros.model.moe import standard_gumbel
 from longscape_ros.model.world import Denoiser
 
 
@@ -73,7 +74,7 @@ class Rollouts:
             context = self.context[rows]
             actions, coming = self._sampler.actions(anchors, length), self._sampler.coming(anchors)
             experts = denoiser.config.transformer.experts
-            gumbel = -torch.empty(len(which), experts, device=device).exponential_(generator=generator).log()
+            gumbel = standard_gumbel(len(which), experts, generator=generator)
             number = self._sampler.number(length)
             route = denoiser.route(context, coming, number, gumbel)
             noise = torch.randn(len(which), length, *context.shape[2:], device=device, generator=generator)

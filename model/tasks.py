@@ -17,6 +17,7 @@ from longscape_ros.model.autoencoder import Autoencoder, FrameBatch
 from longscape_ros.model.data import ChunkSampler, Recordings
 from longscape_ros.model.fit import Task
 from longscape_ros.model.heads import CarriedEstimates, Heads
+from longscape_ros.model.moe import standard_gumbel
 from longscape_ros.model.processes import Processes
 from longscape_ros.model.recipes import Recipe
 from longscape_ros.model.rollouts import OwnContexts
@@ -111,6 +112,6 @@ def draws(batch: ChunkBatch, device: torch.device, step: int, recipe: Recipe, no
         return torch.randn(shape, device=device, generator=generator)
 
     level = world.context_noise * torch.rand(count, device=device, generator=generator)
-    gumbel = -torch.empty(count, recipe.experts, device=device).exponential_(generator=generator).log()
+    gumbel = standard_gumbel(count, recipe.experts, generator=generator)
     noise, context_noise = normal(*batch.target.shape), normal(*batch.context.shape)
     return Draws(time_, noise, level.reshape(-1, 1, 1, 1, 1) * context_noise, level, gumbel)

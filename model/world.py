@@ -94,6 +94,10 @@ class ChunkBatch:
     mask: Tensor
     length: int
 
+    def mean_square(self, difference: Tensor) -> Tensor:
+        """Of latents [B, T, C, h, w], over the frames that exist."""
+        return (difference.float().square().mean(dim=(2, 3, 4)) * (self.mask / self.mask.sum())).sum()
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -141,23 +145,21 @@ class Denoiser(nn.Module):
         route, extra, figures = self._route(batch, context, draws.gumbel, phase)
         clean = 1 - draws.context_level if self.config.tells_noise else None
         estimate = self.conditioned(context, batch.actions, route, clean)(noisy, draws.time)
-        weight = batch.mask / batch.mask.sum()
-        loss = ((estimate - batch.target).float().square().mean(dim=(2, 3, 4)) * weight).sum()
+        loss = batch.mean_square(estimate - batch.target)
         with torch.no_grad():
-            copy = ((batch.context[:, -1:] - batch.target).square().mean(dim=(2, 3, 4)) * weight).sum()
+            copy = batch.mean_square(batch.context[:, -1:] - batch.target)
         return loss + extra, {"loss": loss.detach(), "loss_over_copy_last": loss.detach() / copy.clamp_min(1e-6), **figures}
 
     def _route(self, batch: ChunkBatch, context: Tensor, gumbel: Tensor, phase: str) -> tuple[Route | int, Tensor, dict[str, Tensor]]:
         """The route of training chunks, and the router's own loss."""
-        experts = self.config.transformer.experts
         nothing = context.new_zeros(())
-        by_length = batch.length * experts // len(self.config.lengths)
-        if experts == 1 or phase == "dense":
+        if phase == "dense":
             return 0, nothing, {}
         if self.router is None:
-            return (by_length if self.config.routing == "chunk_length" else Route.to(gumbel.argmax(dim=1))), nothing, {}
+            return self._unrouted(batch.length, gumbel), nothing, {}
         scores = self.router(context, batch.coming).float()
         if phase == "by_length" and len(self.config.lengths) > 1:
+            by_length = self._by_length(batch.length)
             imitated = torch.full((len(scores),), by_length, device=scores.device)
             return by_length, nn.functional.cross_entropy(scores, imitated), {}
         route = self.router.choose(scores, gumbel if self.training else None)
@@ -166,12 +168,17 @@ class Denoiser(nn.Module):
 
     def route(self, context: Tensor, coming: Tensor, length: int, gumbel: Tensor) -> Route | int:
         """Where chunks of length number ``length`` go when the model is used; ``gumbel`` [B, E] decides where chance routes."""
-        experts = self.config.transformer.experts
-        if experts == 1:
-            return 0
-        if self.router is not None:
-            return self.router.choose(self.router(context, coming))
-        return length * experts // len(self.config.lengths) if self.config.routing == "chunk_length" else Route.to(gumbel.argmax(dim=1))
+        return self._unrouted(length, gumbel) if self.router is None else self.router.choose(self.router(context, coming))
+
+    def _unrouted(self, length: int, gumbel: Tensor) -> Route | int:
+        """The route of chunks of length number ``length`` where no router decides."""
+        if self.config.transformer.experts == 1 or self.config.routing == "chunk_length":
+            return self._by_length(length)
+        return Route.to(gumbel.argmax(dim=1))
+
+    def _by_length(self, length: int) -> int:
+        """LongScape's choice: the lengths' experts are numbered from the shortest."""
+        return length * self.config.transformer.experts // len(self.config.lengths)
 
     def conditioned(
         self, context: Tensor, actions: Tensor, route: Route | int, clean: Tensor | None = None
