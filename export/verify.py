@@ -11,7 +11,7 @@ from longscape_ros.bundle import ERROR_ESTIMATOR, Bundle, denoiser
 from longscape_ros.errors import BundleError
 from longscape_ros.export.graphs import OUTPUT, example_inputs, graphs_of
 from longscape_ros.model.world import WorldModel
-from longscape_ros.runtime.backends import Backend
+from longscape_ros.runtime.backend import Backend
 
 TOLERANCE = 1e-4
 """Largest difference per graph that passes; latents have unit variance, pixels go from 0 to 1."""

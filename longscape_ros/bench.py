@@ -22,7 +22,9 @@ from longscape_ros.bundle import ROUTER, Bundle, Manifest, denoiser
 from longscape_ros.contract import NANOSECONDS, NO_ERROR, Plan, PlanExtension, Prediction, Snapshot
 from longscape_ros.errors import InputError
 from longscape_ros.messages import frame_from_image, prediction_to_message, time_message
-from longscape_ros.runtime.backends import AUTO, Backend, create_backend, usable_cpus
+from longscape_ros.runtime.backend import AUTO, Backend
+from longscape_ros.runtime.backends import create_backend
+from longscape_ros.runtime.cpus import usable_cpus
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.worker import InferenceWorker, Request
 from longscape_ros.timeline import Timeline, TimelineConfig
@@ -92,7 +94,7 @@ def _graphs(backend: Backend, manifest: Manifest, context: NDArray[np.uint8]) ->
         actions = random.standard_normal((1, manifest.context + length, feature_count(manifest.action_space)), np.float32)
         expert = _expert(manifest, length)
         runs[_denoiser(manifest, length)] = partial(backend.denoise, expert, latents[None], actions, noise)
-        runs[f"decoder.{length}"] = partial(backend.decode, noise[0])
+        runs[f"decoder.{length}"] = partial(_decode, backend, noise[0])
         if manifest.confidence is not None:
             before = np.array([NO_ERROR], np.float32)
             runs[f"error_estimator.{length}"] = partial(backend.estimate_error, latents[None], actions, noise, before)
@@ -102,6 +104,10 @@ def _graphs(backend: Backend, manifest: Manifest, context: NDArray[np.uint8]) ->
     if manifest.length_predictor:
         runs["length_predictor"] = partial(backend.predict_length, latents[None])
     return runs
+
+
+def _decode(backend: Backend, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return backend.start_decoding(latents)()
 
 
 def _mixture(backend: Backend, manifest: Manifest, graphs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

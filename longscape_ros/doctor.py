@@ -16,7 +16,9 @@ from typing import Literal
 
 from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
 from longscape_ros.errors import HostError, LongscapeError
-from longscape_ros.runtime.backends import UNAVAILABLE, available_backends, create_backend, usable_cpus
+from longscape_ros.runtime.backends import available_backends, create_backend
+from longscape_ros.runtime.cpus import usable_cpus
+from longscape_ros.runtime.onnxruntime_backend import PROVIDERS
 from longscape_ros.runtime.predictor import Predictor
 
 Status = Literal["ok", "note", "missing"]
@@ -126,7 +128,7 @@ def _dds() -> Iterator[Check]:
 
 def _backends() -> Iterator[Check]:
     for name, reason in available_backends().items():
-        if name not in UNAVAILABLE:
+        if name in PROVIDERS:
             status: Status = "ok" if not reason else "missing" if name == "ort_cpu" else "note"
             yield Check(f"backend_{name}", status, reason or f"onnxruntime {_onnxruntime()}", _backend_remedy(name) if reason else "")
 

@@ -34,7 +34,8 @@ from longscape_ros.messages import (
     image_message,
     prediction_to_message,
 )
-from longscape_ros.runtime.backends import AUTO, create_backend
+from longscape_ros.runtime.backend import AUTO
+from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.timeline import Timeline, TimelineConfig, resize_rgb
 

@@ -18,7 +18,8 @@ from longscape_ros.evaluation.scoring import score
 from longscape_ros.evaluation.sheet import draw_sheet
 from longscape_ros.evaluation.windows import HORIZONS, Window, checked_horizons, find_windows, read_episodes
 from longscape_ros.probe import PROBE, Probe
-from longscape_ros.runtime.backends import AUTO, create_backend
+from longscape_ros.runtime.backend import AUTO
+from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.timeline import GridEpisode
 

@@ -114,7 +114,7 @@ class _Window:
             MODEL: prediction.frames[rows],
             COPY_LAST: np.broadcast_to(self.window.now, actual.shape),
             COUNTERFACTUAL: self._misled(mirrored(snapshot, manifest.action_space)),
-            CEILING: self.predictor.backend.decode(self.predictor.backend.encode(actual)),
+            CEILING: self.predictor.backend.start_decoding(self.predictor.backend.encode(actual))(),
         }
         if foreign is not None:
             misled = with_actions_of(snapshot, foreign.snapshot(manifest.context, beyond), manifest.action_space)
@@ -131,7 +131,7 @@ class _Window:
     def _misled(self, snapshot: Snapshot) -> Image:
         """Frames [R, H, W, 3] predicted from other commands; only those that are scored are decoded."""
         rollout = self.predictor.roll_out(snapshot, horizon=self.window.steps)
-        return self.predictor.backend.decode(rollout.latents[[h - 1 for h in self.reached]])
+        return self.predictor.backend.start_decoding(rollout.latents[[h - 1 for h in self.reached]])()
 
     def _score_images(self, who: str, actual: Image, guesses: Image) -> None:
         for h, truth, guess in zip(self.reached, actual, guesses, strict=True):

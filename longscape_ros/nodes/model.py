@@ -14,7 +14,8 @@ from longscape_ros.contract import NANOSECONDS, PlanExtension, TopicMapping
 from longscape_ros.errors import BundleError
 from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import PipelineConfig
-from longscape_ros.runtime.backends import AUTO, available_backends, create_backend
+from longscape_ros.runtime.backend import AUTO
+from longscape_ros.runtime.backends import available_backends, create_backend
 from longscape_ros.runtime.predictor import Predictor
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from longscape_ros.contract import PlanExtension
 from longscape_ros.errors import InputError
 from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, IMAGE_TYPES
-from longscape_ros.runtime.backends import AUTO, PROVIDERS, UNAVAILABLE
+from longscape_ros.runtime.backend import AUTO, BACKENDS
 
 _SPEC = "parameter"
 
@@ -84,9 +84,7 @@ class PredictorParameters:
         "autostart", True, "Whether the node configures and activates itself, or waits for a lifecycle manager.", change=Change.FIXED
     )
     bundle: str = _parameter("model.bundle", "", "Folder of the model bundle; empty: the one that ships with the package.")
-    backend: str = _parameter(
-        "model.backend", AUTO, "What runs the model; auto takes the best that works here.", choices=(AUTO, *PROVIDERS, *UNAVAILABLE)
-    )
+    backend: str = _parameter("model.backend", AUTO, "What runs the model; auto takes the best that works here.", choices=(AUTO, *BACKENDS))
     threads: int = _parameter("model.threads", 0, "CPU threads per graph; 0: as many as there are CPUs, at most 8.", low=0, high=256)
     mapping: str = _parameter(
         "mapping",

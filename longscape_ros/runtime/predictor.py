@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -20,7 +20,7 @@ from longscape_ros.actions import encode_actions
 from longscape_ros.bundle import ROUTER, Bundle
 from longscape_ros.contract import NO_ERROR, Chunk, EndReason, Prediction, Snapshot, Status
 from longscape_ros.errors import InputError
-from longscape_ros.runtime.backends import Backend, Float32, Rgb
+from longscape_ros.runtime.backend import Backend, Float32, Latents, Rgb
 from longscape_ros.segmentation import expert_for, segment
 
 Cut = Callable[[NDArray[np.float64]], tuple[Chunk, ...]]
@@ -39,12 +39,11 @@ class Rollout:
     """A future in latents.
 
     Args:
-        latents: float32 [N, C, h, w], only frames that are asked for and planned.
+        latents: float32 [N, C, h, w] on the host, only frames that are asked for and planned.
         chunks: The cut of the N steps.
         experts: The expert that denoised each chunk.
         confidence: float32 [N]; NaN where the bundle has no estimator.
         seed: Of the noise.
-        complete: False: stopped between chunks.
     """
 
     latents: Float32
@@ -52,17 +51,21 @@ class Rollout:
     experts: tuple[int, ...]
     confidence: Float32
     seed: int
-    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A denoised chunk: latents [T, C, h, w], and log_error [T], NaN where nothing estimates it."""
+    """A denoised chunk: latents [T, C, h, w] where the backend keeps them, and log_error [T], NaN where nothing estimates it."""
 
     chunk: Chunk
     expert: int
-    latents: Float32
+    latents: Latents
     log_error: Float32
+
+    @property
+    def valid(self) -> Latents:
+        """Latents of the frames that are asked for."""
+        return self.latents[: self.chunk.valid]
 
 
 class Predictor:
@@ -108,19 +111,24 @@ class Predictor:
             BackendError: a graph failed.
         """
         clock = _Stopwatch()
-        rollout = self.roll_out(snapshot, horizon=horizon, seed=seed, should_stop=should_stop, clock=clock)
-        frames = self.decode(rollout.latents, [chunk.valid for chunk in rollout.chunks], clock)
-        if not rollout.complete and status == Status.OK:
+        steps, seed = self._steps(snapshot, horizon), self._seed(snapshot, seed)
+        pieces: list[_Piece] = []
+        decoding: list[Callable[[], Rgb]] = []
+        for piece in self._pieces(snapshot, steps, seed, should_stop, clock):
+            pieces.append(piece)
+            decoding.append(clock("decode", self.backend.start_decoding, piece.valid))
+        frames = np.concatenate([clock("decode", finish) for finish in decoding])
+        if len(frames) < steps and status == Status.OK:
             status = Status.DEGRADED
         return Prediction(
             anchor_ns=snapshot.anchor_ns,
             fps=self.bundle.manifest.fps,
             frames=frames,
-            chunks=rollout.chunks,
-            experts=rollout.experts,
+            chunks=tuple(piece.chunk for piece in pieces),
+            experts=tuple(piece.expert for piece in pieces),
             assumed_from=min(snapshot.assumed_from, len(frames)),
-            confidence=rollout.confidence,
-            seed=rollout.seed,
+            confidence=self._confidence(pieces),
+            seed=seed,
             model_id=self.model_id,
             status=status,
             plan_stamp_ns=snapshot.plan_stamp_ns,
@@ -134,40 +142,17 @@ class Predictor:
         *,
         horizon: int | None = None,
         seed: int | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        clock: _Stopwatch | None = None,
     ) -> Rollout:
         """Like :meth:`predict`, without decoding."""
-        manifest, clock = self.bundle.manifest, clock or _Stopwatch()
-        steps = self._steps(snapshot, horizon)
-        seed = self._seed(snapshot, seed)
-        context = clock("encode", self.backend.encode, snapshot.context)  # [K, C, h, w]
-        ruled = clip(self._cut(snapshot.motion[manifest.context - 1 :]), steps)
-        error = np.array([NO_ERROR], np.float32)  # of the newest context frame
-        pieces: list[_Piece] = []
-        start = 0
-        while start < steps and not (pieces and should_stop is not None and should_stop()):
-            chunk = self._next_chunk(ruled, start, context, snapshot, steps, clock)
-            piece = self._denoise(context, error, snapshot.motion, chunk, noise_of(seed, len(pieces)), clock)
-            context = np.concatenate([context, piece.latents])[-manifest.context :]
-            error = piece.log_error[-1:]
-            pieces.append(piece)
-            start += chunk.length
-        log_error = np.concatenate([piece.log_error[: piece.chunk.valid] for piece in pieces])
+        steps, seed = self._steps(snapshot, horizon), self._seed(snapshot, seed)
+        pieces = list(self._pieces(snapshot, steps, seed, None, _Stopwatch()))
         return Rollout(
-            latents=np.concatenate([piece.latents[: piece.chunk.valid] for piece in pieces]),
+            latents=np.concatenate([self.backend.fetch(piece.valid) for piece in pieces]),
             chunks=tuple(piece.chunk for piece in pieces),
             experts=tuple(piece.expert for piece in pieces),
-            confidence=log_error if manifest.confidence is None else manifest.confidence.of(log_error),
+            confidence=self._confidence(pieces),
             seed=seed,
-            complete=start >= steps,
         )
-
-    def decode(self, latents: Float32, lengths: Sequence[int], clock: _Stopwatch | None = None) -> Rgb:
-        """Latents [N, C, h, w] -> images uint8 [N, H, W, 3], in batches of the given lengths (together N): a chunk fits the cache."""
-        clock, ends = clock or _Stopwatch(), np.cumsum(lengths)
-        batches = [latents[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-        return np.concatenate([clock("decode", self.backend.decode, batch) for batch in batches])
 
     def warm_up(self) -> None:
         """Run every graph once at every chunk length, so that the first prediction is as fast as the rest."""
@@ -183,10 +168,33 @@ class Predictor:
             chunk = Chunk(0, length, length, EndReason.MAX_LENGTH)
             for expert in range(manifest.experts.count):
                 self._denoise(context, error, motion, chunk, noise_of(0, 0), _Stopwatch(), expert)
-            self.backend.decode(np.zeros((length, *manifest.latent_shape), np.float32))
+            self.backend.start_decoding(np.zeros((length, *manifest.latent_shape), np.float32))()
+
+    def _pieces(
+        self, snapshot: Snapshot, steps: int, seed: int, should_stop: Callable[[], bool] | None, clock: _Stopwatch
+    ) -> Iterator[_Piece]:
+        """The chunks of ``steps`` steps, each when it is denoised."""
+        manifest = self.bundle.manifest
+        context = clock("encode", self.backend.encode, snapshot.context)  # [K, C, h, w]
+        ruled = clip(self._cut(snapshot.motion[manifest.context - 1 :]), steps)
+        error = np.array([NO_ERROR], np.float32)  # of the newest context frame
+        start = index = 0
+        while start < steps and not (index and should_stop is not None and should_stop()):
+            chunk = self._next_chunk(ruled, start, context, snapshot, steps, clock)
+            piece = self._denoise(context, error, snapshot.motion, chunk, noise_of(seed, index), clock)
+            yield piece
+            context = follow(context, piece.latents)
+            error = piece.log_error[-1:]
+            start += chunk.length
+            index += 1
+
+    def _confidence(self, pieces: list[_Piece]) -> Float32:
+        confidence = self.bundle.manifest.confidence
+        log_error = np.concatenate([piece.log_error[: piece.chunk.valid] for piece in pieces])
+        return log_error if confidence is None else confidence.of(log_error)
 
     def _next_chunk(
-        self, ruled: tuple[Chunk, ...], start: int, context: Float32, snapshot: Snapshot, steps: int, clock: _Stopwatch
+        self, ruled: tuple[Chunk, ...], start: int, context: Latents, snapshot: Snapshot, steps: int, clock: _Stopwatch
     ) -> Chunk:
         """The rule's chunk; where no command is known any more, one as long as the context suggests, if the bundle can tell."""
         manifest = self.bundle.manifest
@@ -198,7 +206,7 @@ class Predictor:
 
     def _denoise(
         self,
-        context: Float32,
+        context: Latents,
         error: Float32,
         motion: NDArray[np.float64],
         chunk: Chunk,
@@ -218,7 +226,7 @@ class Predictor:
             log_error = clock("estimate", self.backend.estimate_error, context[None], actions, latents, error)[0]
         return _Piece(chunk, expert, latents[0], log_error)
 
-    def _expert(self, context: Float32, motion: NDArray[np.float64], chunk: Chunk, noise: np.random.Generator, clock: _Stopwatch) -> int:
+    def _expert(self, context: Latents, motion: NDArray[np.float64], chunk: Chunk, noise: np.random.Generator, clock: _Stopwatch) -> int:
         """Which expert a chunk goes to."""
         manifest = self.bundle.manifest
         if self._choose is not None:
@@ -265,6 +273,12 @@ class Predictor:
 def noise_of(seed: int, chunk: int) -> np.random.Generator:
     """The noise of a chunk: a counter-based generator, the same on every machine."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, chunk], np.uint64)))
+
+
+def follow(context: Latents, latents: Latents) -> Latents:
+    """Context [K, C, h, w] and what came after it [T, C, h, w] -> the context of what comes next."""
+    known = len(context)
+    return latents[-known:] if len(latents) >= known else np.concatenate([context[len(latents) :], latents])
 
 
 def clip(chunks: tuple[Chunk, ...], steps: int) -> tuple[Chunk, ...]:

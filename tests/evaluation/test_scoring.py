@@ -53,7 +53,7 @@ def test_scores_are_means_of_what_the_predictor_gives(predictor: Predictor) -> N
     predictions = [predictor.predict(w.snapshot(K, beyond=32), horizon=16).frames for w in windows]
     for h in (8, 16):
         actual = [w.actual(h) for w in windows]
-        ceiling = [predictor.backend.decode(predictor.backend.encode(image[None]))[0] for image in actual]
+        ceiling = [predictor.backend.start_decoding(predictor.backend.encode(image[None]))()[0] for image in actual]
         guesses = {"model": [frames[h - 1] for frames in predictions], "copy_last": [w.now for w in windows], "autoencoder": ceiling}
         for who, images in guesses.items():
             expected = np.mean([psnr(a, image) for a, image in zip(actual, images, strict=True)])

@@ -38,7 +38,8 @@ from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, RouterGraph, e
 from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
 from longscape_ros.model.moe import Route
 from longscape_ros.model.world import WorldConfig, WorldModel
-from longscape_ros.runtime.backends import Backend, create_backend
+from longscape_ros.runtime.backend import Backend
+from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
 
 EXPERTS = 4

@@ -29,5 +29,5 @@ def test_the_default_bundle_computes_in_torch_what_its_graphs_do() -> None:
             expected = torch.from_numpy(backend.denoise(expert, context.numpy(), actions.numpy(), noise.numpy()))
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         pictures = model.autoencoder.decode(context[0]).clamp(0, 1) * 255
-    assert (pictures - torch.from_numpy(backend.decode(context[0].numpy())).float()).abs().max() < 0.51
+    assert (pictures - torch.from_numpy(backend.start_decoding(context[0].numpy())()).float()).abs().max() < 0.51
     backend.close()

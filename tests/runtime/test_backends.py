@@ -15,7 +15,9 @@ from longscape_ros.actions import feature_count
 from longscape_ros.bundle import DECODER, ENCODER, Bundle, Experts, Manifest, Routing, load_bundle, write_bundle
 from longscape_ros.contract import ActionDimension, ActionSpace, Confidence
 from longscape_ros.errors import BackendError, BundleError, InputError
-from longscape_ros.runtime.backends import Backend, available_backends, create_backend, usable_cpus
+from longscape_ros.runtime.backend import Backend
+from longscape_ros.runtime.backends import available_backends, create_backend
+from longscape_ros.runtime.cpus import usable_cpus
 
 FEATURES = feature_count(MANIFEST.action_space)
 
@@ -48,7 +50,7 @@ def test_each_graph_gives_the_shape_and_type_of_the_contract(backend: Backend, l
     denoised = backend.denoise(0, **chunk(length))
     assert denoised.shape == (1, length, *MANIFEST.latent_shape)
     assert denoised.dtype == np.float32
-    decoded = backend.decode(latents)
+    decoded = backend.start_decoding(latents)()
     assert decoded.shape == rgb.shape
     assert decoded.dtype == np.uint8
 
@@ -158,7 +160,7 @@ def test_a_closed_backend_says_that_it_is_closed(bundle: Bundle) -> None:
     backend = create_backend(bundle, "ort_cpu", threads=1)
     backend.close()
     with pytest.raises(BackendError, match="closed"):
-        backend.decode(np.zeros((1, *MANIFEST.latent_shape), np.float32))
+        backend.start_decoding(np.zeros((1, *MANIFEST.latent_shape), np.float32))
 
 
 def test_a_graph_that_fails_is_named_with_its_inputs(backend: Backend) -> None:

@@ -16,7 +16,8 @@ from longscape_ros.actions import encode_actions
 from longscape_ros.bundle import Experts, Routing
 from longscape_ros.contract import NO_ERROR, Chunk, Confidence, EndReason, Status
 from longscape_ros.errors import BackendError, InputError
-from longscape_ros.runtime.backends import Float32, create_backend
+from longscape_ros.runtime.backend import Float32
+from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor, noise_of
 from longscape_ros.segmentation import expert_for, segment
 
@@ -350,7 +351,7 @@ def test_warming_up_runs_every_graph(learned: Predictor) -> None:
     predictor, backend = watched(learned)
     predictor.warm_up()
     run = {name for name, _, _ in backend.calls}
-    assert run == {"encode", "route", "predict_length", "denoise", "estimate_error", "decode"}
+    assert run == {"encode", "route", "predict_length", "denoise", "estimate_error", "start_decoding"}
     assert {inputs[0] for inputs, _ in backend.of("denoise")} == set(range(4))
 
 

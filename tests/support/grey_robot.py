@@ -59,8 +59,9 @@ class _Backend:
     def encode(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         return rgb.astype(np.float32)
 
-    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return np.clip(np.round(latents), 0, 255).astype(np.uint8)
+    def start_decoding(self, latents: NDArray[np.float32]) -> Callable[[], NDArray[np.uint8]]:
+        rgb = np.clip(np.round(latents), 0, 255).astype(np.uint8)
+        return lambda: rgb
 
 
 @dataclass
@@ -96,7 +97,7 @@ class GreyPredictor:
         return Prediction(
             anchor_ns=snapshot.anchor_ns,
             fps=MANIFEST.fps,
-            frames=self.backend.decode(self.roll_out(snapshot, horizon=horizon).latents),
+            frames=self.backend.start_decoding(self.roll_out(snapshot, horizon=horizon).latents)(),
             chunks=chunks,
             experts=tuple(index % 2 for index in range(len(chunks))),
             assumed_from=horizon,
