@@ -12,18 +12,29 @@ import torch
 
 from longscape_ros.bundle import Bundle, Experts, Manifest, Routing, write_bundle
 from longscape_ros.errors import InputError
-from longscape_ros.export.graphs import SMALLEST_STORED, export_graphs, store_weights
+from longscape_ros.examples import EXAMPLES
+from longscape_ros.export.graphs import SMALLEST_STORED, export_graphs, per_step_graphs, store_weights
 from longscape_ros.export.verify import verify_graphs, verify_rollout
 from longscape_ros.model.run import HEADS, Run, load_model, load_run
+from longscape_ros.model.stored import ATTENTION_HEADS
 from longscape_ros.model.world import WorldModel
-from longscape_ros.runtime.backends import create_backend
+from longscape_ros.parity import compare
+from longscape_ros.runtime.backend import INT8
+from longscape_ros.runtime.cache import ArtifactCache
+from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from longscape_ros.runtime.quantized import VERIFIED
 
 Progress = Callable[[float, float, str], None]
 """(done, total, what) of a long job."""
 
 
 def export_run(
-    run: Path, output: Path, name: str | None = None, progress: Progress | None = None, steps: int | None = None
+    run: Path,
+    output: Path,
+    name: str | None = None,
+    progress: Progress | None = None,
+    steps: int | None = None,
+    per_step: bool = False,
 ) -> dict[str, float]:
     """Write the bundle of a finished training.
 
@@ -33,10 +44,12 @@ def export_run(
         name: Of the model; None: the name of ``output``.
         progress: Told after each graph.
         steps: Network evaluations per chunk; None: those it was trained for.
+        per_step: Whether the bundle gets the denoisers in their per-step form, too.
 
     Returns:
         ``parity.<graph>``: largest difference to PyTorch with the stored weights; ``parity.rollout``: of latents after three
-        chunks; ``bytes``: size of the bundle.
+        chunks; ``parity.int8.rollout_psnr_db``: of rollouts with denoisers in 8-bit integers against those in single precision;
+        ``bytes``: size of the bundle.
 
     Raises:
         InputError: the run is not finished, or is not for use on a robot.
@@ -47,14 +60,17 @@ def export_run(
     round_weights(model)
     manifest = manifest_of(description, name or output.resolve().name)
     manifest = replace(manifest, sampler_steps=steps or manifest.sampler_steps)
-    total = len(manifest.graphs()) + 1
+    names = [*manifest.graphs(), *(per_step_graphs(manifest.experts.count) if per_step else ())]
+    total = len(names) + 1
 
     def tell(done: int, what: str) -> None:
         if progress:
             progress(done, total, what)
 
     with tempfile.TemporaryDirectory() as temporary:
-        files = store_weights(export_graphs(model, manifest.graphs(), manifest.sampler_steps, tell), Path(temporary))
+        files = store_weights(export_graphs(model, names, manifest.sampler_steps, tell), Path(temporary))
+        if (run / EXAMPLES).is_file():  # older trainings have none
+            files.append(run / EXAMPLES)
         tell(total - 1, "verify")
         bundle = write_verified(output, manifest, files, model)
     tell(total, "verified")
@@ -63,7 +79,7 @@ def export_run(
 
 
 def write_verified(output: Path, manifest: Manifest, files: Sequence[Path], model: WorldModel) -> Bundle:
-    """Write a bundle if it computes what ``model`` does, and say so in its manifest.
+    """Write a bundle if it computes what ``model`` does, and say so in its manifest; also how near its denoisers come in 8-bit integers.
 
     Raises:
         BundleError: a graph differs, or ``output`` holds something else; what was there stays.
@@ -72,9 +88,12 @@ def write_verified(output: Path, manifest: Manifest, files: Sequence[Path], mode
     with tempfile.TemporaryDirectory() as temporary:
         staged = write_bundle(Path(temporary) / "bundle", manifest, sources)
         differences = verify_graphs(staged, model)
-        backend = create_backend(staged, "ort_cpu")
-        differences["rollout"] = verify_rollout(staged, model, backend)
-        backend.close()
+        exact = OnnxRuntimeBackend(staged)
+        differences["rollout"] = verify_rollout(staged, model, exact)
+        rounded = OnnxRuntimeBackend(staged, precision=INT8, cache=ArtifactCache(Path(temporary) / "cache"))
+        differences[VERIFIED] = compare(staged, rounded, exact).rollout_psnr_db
+        exact.close()
+        rounded.close()
     return write_bundle(output, replace(manifest, verification=differences), sources)
 
 
@@ -101,7 +120,7 @@ def manifest_of(run: Run, name: str) -> Manifest:
         confidence=run.confidence,
         length_predictor=HEADS in run.stages,
         mapping=run.mapping,
-        training={"recipe": run.recipe, **run.data},
+        training={"recipe": run.recipe, ATTENTION_HEADS: transformer.heads, **run.data},
     )
 
 

@@ -28,12 +28,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, denoiser
+from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, context_of, denoiser, step_of
 from longscape_ros.errors import BundleError
 from longscape_ros.model.world import WorldModel
 
 WEIGHTS = "weights.bin"
-OPSET = 18
+OPSET = 20
 SMALLEST_STORED = 64
 """Constants of fewer numbers stay inside the graph, as they are."""
 
@@ -46,6 +46,8 @@ _NOTHING = np.empty(0)
 class EncoderGraph(nn.Module):
     """rgb uint8 [B, H, W, 3] -> latents [B, C, h, w]."""
 
+    outputs = ("latents",)
+
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.autoencoder = model.autoencoder
@@ -56,6 +58,8 @@ class EncoderGraph(nn.Module):
 
 class DecoderGraph(nn.Module):
     """latents [B, C, h, w] -> rgb uint8 [B, H, W, 3], and the same as float 0 to 1, for verification."""
+
+    outputs = ("rgb", "rgb_float")
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
@@ -69,6 +73,8 @@ class DecoderGraph(nn.Module):
 class DenoiserGraph(nn.Module):
     """context [B, K, C, h, w], actions [B, K + T, F], noise [B, T, C, h, w] -> latents [B, T, C, h, w] through one expert."""
 
+    outputs = ("latents",)
+
     def __init__(self, model: WorldModel, expert: int, steps: int) -> None:
         super().__init__()
         self.denoiser, self.expert, self.steps = model.denoiser, expert, steps
@@ -77,8 +83,46 @@ class DenoiserGraph(nn.Module):
         return self.denoiser.sample(context, actions, noise, self.expert, self.steps)
 
 
+class ContextGraph(nn.Module):
+    """The sampler step by step, its first part: context [B, K, C, h, w], actions [B, K + T, F] -> keys and values of every block.
+
+    Both are [blocks, B, heads, tokens, width / heads]. Together with :class:`StepGraph` it takes any number of steps at any times, for
+    studies; whole chunks are faster through :class:`DenoiserGraph`.
+    """
+
+    outputs = ("keys", "values")
+
+    def __init__(self, model: WorldModel, expert: int) -> None:
+        super().__init__()
+        self.denoiser, self.expert = model.denoiser, expert
+
+    def forward(self, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        known = self.denoiser.config.transformer.context
+        cache = self.denoiser.transformer.encode_context(context, actions[:, :known], self.expert)
+        keys, values = zip(*cache, strict=True)
+        return torch.stack(keys), torch.stack(values)
+
+
+class StepGraph(nn.Module):
+    """One evaluation: context, actions and keys and values as in :class:`ContextGraph`, noisy [B, T, C, h, w], time [B] -> clean."""
+
+    outputs = ("clean",)
+
+    def __init__(self, model: WorldModel, expert: int) -> None:
+        super().__init__()
+        self.denoiser, self.expert = model.denoiser, expert
+
+    def forward(self, context: Tensor, actions: Tensor, keys: Tensor, values: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+        known = self.denoiser.config.transformer.context
+        cache = list(zip(keys.unbind(), values.unbind(), strict=True))
+        clean: Tensor = self.denoiser.transformer(noisy, time, context[:, -1], actions[:, known:], self.expert, cache)
+        return clean
+
+
 class RouterGraph(nn.Module):
     """context [B, K, C, h, w], coming [B, K + L, F] -> scores [B, E]."""
+
+    outputs = ("scores",)
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
@@ -93,6 +137,8 @@ class RouterGraph(nn.Module):
 class LengthPredictorGraph(nn.Module):
     """context [B, K, C, h, w] -> scores [B, chunk lengths]."""
 
+    outputs = ("scores",)
+
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.length_predictor = model.length_predictor
@@ -105,6 +151,8 @@ class LengthPredictorGraph(nn.Module):
 class ErrorEstimatorGraph(nn.Module):
     """context [B, K, C, h, w], actions [B, K + T, F], latents [B, T, C, h, w], before [B] -> log_error [B, T]."""
 
+    outputs = ("log_error",)
+
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.error_estimator = model.error_estimator
@@ -114,15 +162,23 @@ class ErrorEstimatorGraph(nn.Module):
         return log_error
 
 
-OUTPUT = {ENCODER: "latents", DECODER: "rgb_float", ROUTER: "scores", LENGTH_PREDICTOR: "scores", ERROR_ESTIMATOR: "log_error"}
-"""Graph -> the output to compare by; a denoiser's is ``latents``."""
+Graph = EncoderGraph | DecoderGraph | DenoiserGraph | ContextGraph | StepGraph | RouterGraph | LengthPredictorGraph | ErrorEstimatorGraph
+"""``outputs`` are the names of what it gives; the last one is what it is compared by."""
 
 
-def graphs_of(model: WorldModel, names: Sequence[str], steps: int) -> dict[str, nn.Module]:
+def per_step_graphs(experts: int) -> tuple[str, ...]:
+    """Names of the denoisers' graphs in their per-step form."""
+    return tuple(part(expert) for part in (context_of, step_of) for expert in range(experts))
+
+
+def graphs_of(model: WorldModel, names: Sequence[str], steps: int) -> dict[str, Graph]:
     """File name -> module, of the named graphs of a bundle; ``steps``: network evaluations per chunk."""
-    every: dict[str, Callable[[], nn.Module]] = {
+    experts = range(model.config.transformer.experts)
+    every: dict[str, Callable[[], Graph]] = {
         ENCODER: lambda: EncoderGraph(model),
-        **{denoiser(e): partial(DenoiserGraph, model, e, steps) for e in range(model.config.transformer.experts)},
+        **{denoiser(e): partial(DenoiserGraph, model, e, steps) for e in experts},
+        **{context_of(e): partial(ContextGraph, model, e) for e in experts},
+        **{step_of(e): partial(StepGraph, model, e) for e in experts},
         DECODER: lambda: DecoderGraph(model),
         ROUTER: lambda: RouterGraph(model),
         LENGTH_PREDICTOR: lambda: LengthPredictorGraph(model),
@@ -149,6 +205,18 @@ def example_inputs(name: str, model: WorldModel, batch: int, length: int, genera
     if name == ROUTER:
         return context | {"coming": normal(batch, config.context + model.config.lookahead, config.action_features)}
     chunk = context | {"actions": normal(batch, config.context + length, config.action_features)}
+    kind = name.rpartition("_")[0]  # without the expert
+    if kind == "context":
+        return chunk
+    if kind == "step":
+        tokens = config.context // config.tubelet * config.patches
+        keys, values = normal(2, config.depth, batch, config.heads, tokens, config.width // config.heads)
+        return chunk | {
+            "keys": keys,
+            "values": values,
+            "noisy": normal(batch, length, *shape),
+            "time": torch.rand(batch, generator=generator),
+        }
     if name == ERROR_ESTIMATOR:
         return chunk | {"latents": normal(batch, length, *shape), "before": normal(batch) - 6}
     return chunk | {"noise": normal(batch, length, *shape)}
@@ -169,19 +237,19 @@ def export_graphs(
         BundleError: the traced denoiser does not hold its expert's weights as they are in the model.
     """
     modules = graphs_of(model, names, steps)
-    first = modules[denoiser(0)]
     protos: dict[str, onnx.ModelProto] = {}
+    traced: dict[type, onnx.ModelProto] = {}
     for index, (name, module) in enumerate(modules.items()):
         if progress:
             progress(index, name)
-        if isinstance(module, DenoiserGraph) and module is not first:
-            protos[name] = with_expert(protos[denoiser(0)], model, 0, module.expert)
+        if isinstance(module, DenoiserGraph | ContextGraph | StepGraph) and type(module) in traced:
+            protos[name] = with_expert(traced[type(module)], model, 0, module.expert)
         else:
-            protos[name] = export_graph(name, module, model)
+            protos[name] = traced[type(module)] = export_graph(name, module, model)
     return protos
 
 
-def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelProto:
+def export_graph(name: str, module: Graph, model: WorldModel) -> onnx.ModelProto:
     """Trace a graph with open sizes for B and T; its weights are inside, under their names in ``module``."""
     tubelet = model.config.transformer.tubelet
     longest = model.config.transformer.max_length // tubelet
@@ -189,17 +257,19 @@ def export_graph(name: str, module: nn.Module, model: WorldModel) -> onnx.ModelP
     inputs = example_inputs(name, model, 2, tubelet * max(2, longest // 2), torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1, max=1024)
     groups = torch.export.Dim("groups", min=1, max=longest)
-    sizes: dict[str, dict[int, object]] = {key: {0: batch} for key in inputs}
-    if "actions" in inputs:
-        sizes["actions"][1] = tubelet * groups + model.config.transformer.context
-        sizes["latents" if name == ERROR_ESTIMATOR else "noise"][1] = tubelet * groups
-    outputs = ["rgb", "rgb_float"] if name == DECODER else [OUTPUT.get(name, "latents")]
+    sizes: dict[str, dict[int, object]] = {key: {1 if key in ("keys", "values") else 0: batch} for key in inputs}
+    chunk = {"actions": tubelet * groups + model.config.transformer.context, "noise": tubelet * groups, "noisy": tubelet * groups}
+    for key, size in chunk.items():
+        if key in inputs:
+            sizes[key][1] = size
+    if name == ERROR_ESTIMATOR:
+        sizes["latents"][1] = tubelet * groups
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
             input_names=list(inputs),
-            output_names=outputs,
+            output_names=list(module.outputs),
             dynamic_shapes=tuple(sizes.values()),
             opset_version=OPSET,
             dynamo=True,
@@ -251,10 +321,10 @@ def _simplify(model: ir.Model) -> None:
 
 
 def with_expert(proto: onnx.ModelProto, model: WorldModel, source: int, expert: int) -> onnx.ModelProto:
-    """The denoiser of another expert: the same graph with that expert's weights.
+    """The graph of another expert: the same one with that expert's weights.
 
     Args:
-        proto: Denoiser of the expert ``source``.
+        proto: Denoiser, or a part of it, of the expert ``source``.
         model: Where ``proto`` comes from.
         source: An expert.
         expert: Another one.

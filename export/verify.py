@@ -9,7 +9,7 @@ from torch import Tensor
 
 from longscape_ros.bundle import ERROR_ESTIMATOR, Bundle, denoiser
 from longscape_ros.errors import BundleError
-from longscape_ros.export.graphs import OUTPUT, example_inputs, graphs_of
+from longscape_ros.export.graphs import example_inputs, graphs_of, per_step_graphs
 from longscape_ros.model.world import WorldModel
 from longscape_ros.runtime.backend import Backend
 
@@ -41,17 +41,18 @@ def verify_graphs(bundle: Bundle, model: WorldModel, seed: int = 0) -> dict[str,
     generator = torch.Generator().manual_seed(seed)
     differences = {}
     manifest = bundle.manifest
-    chunked = {ERROR_ESTIMATOR, *(denoiser(expert) for expert in range(manifest.experts.count))}
-    for name, module in graphs_of(model, manifest.graphs(), manifest.sampler_steps).items():
+    optional = [name for name in per_step_graphs(manifest.experts.count) if name in manifest.files]
+    chunked = {ERROR_ESTIMATOR, *optional, *(denoiser(expert) for expert in range(manifest.experts.count))}
+    for name, module in graphs_of(model, [*manifest.graphs(), *optional], manifest.sampler_steps).items():
         session = onnxruntime.InferenceSession(bundle.file(name), options, providers=["CPUExecutionProvider"])
-        output = OUTPUT.get(name, "latents")
+        output = module.outputs[-1]
         lengths = manifest.segmentation.lengths if name in chunked else (1,)
         worst = 0.0
         for batch in BATCHES:
             for length in lengths:
                 inputs = example_inputs(name, model, batch, length, generator)
                 expected = module(*inputs.values())
-                reference: Tensor = expected[1] if isinstance(expected, tuple) else expected  # the decoder's, before rounding
+                reference: Tensor = expected[-1] if isinstance(expected, tuple) else expected
                 found = session.run([output], {key: value.numpy() for key, value in inputs.items()})[0]
                 worst = float(np.maximum(worst, np.abs(found - reference.numpy()).max()))  # NaN stays NaN
         differences[name] = worst

@@ -14,6 +14,9 @@ Graphs (B batch, H W image, C h w latent, K context frames, T chunk frames, F ac
 - ``router.onnx`` (learned routing only): context float32 [B, K, C, h, w], coming float32 [B, K + L, F], the actions of the next L
   steps whether or not they belong to the chunk -> scores float32 [B, E]; the chunk goes to the expert with the highest
 - ``length_predictor.onnx`` (need not be there): context float32 [B, K, C, h, w] -> scores float32 [B, chunk lengths]
+- ``context_<expert>.onnx`` and ``step_<expert>.onnx`` (for studies; nothing needs them): the denoiser in two parts, so that an
+  evaluation is a call. context float32 [B, K, C, h, w], actions float32 [B, K + T, F] -> keys, values float32 [blocks, B, heads, tokens,
+  width / heads]; all of these, noisy float32 [B, T, C, h, w] and time float32 [B], 0 to 1 -> clean float32 [B, T, C, h, w]
 - ``error_estimator.onnx`` (with ``confidence``): context float32 [B, K, C, h, w], actions float32 [B, K + T, F], latents float32
   [B, T, C, h, w], before float32 [B], what it said of the newest context frame -> log_error float32 [B, T], the natural logarithm of
   each frame's mean square error (pixels from 0 to 1)
@@ -52,6 +55,16 @@ _REPORT = ("training", "evaluation", "verification")
 def denoiser(expert: int) -> str:
     """File name of an expert's denoiser."""
     return f"denoiser_{expert}.onnx"
+
+
+def context_of(expert: int) -> str:
+    """File name of the first part of an expert's sampler in its per-step form, which a bundle may have besides."""
+    return f"context_{expert}.onnx"
+
+
+def step_of(expert: int) -> str:
+    """File name of the second part, one evaluation."""
+    return f"step_{expert}.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ class Manifest:
         mapping: Topics of the robot it was trained on; None: not said.
         training: Summary of the training, free in form.
         evaluation: Figures of ``longscape eval``.
-        verification: Largest difference to the reference, per graph.
+        verification: Largest difference to the reference, per graph; and how faithful other precisions are.
         files: Name -> hash and size, filled in by :func:`write_bundle`.
     """
 

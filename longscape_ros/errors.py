@@ -28,3 +28,7 @@ class HostError(LongscapeError):
 
 class NotReadyError(LongscapeError):
     """There is not enough input yet to predict from: no image, or no command where one is needed."""
+
+
+class ParityError(LongscapeError):
+    """A backend or an exported graph does not compute what the model does."""

@@ -115,7 +115,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, rgb: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> normalised latents [B, C, h, w]."""
-        pixels = rgb.permute(0, 3, 1, 2).to(self.latent_mean.dtype) / 127.5 - 1
+        pixels = rgb.to(self.latent_mean.dtype).permute(0, 3, 1, 2) / 127.5 - 1  # TensorRT can do nothing with uint8 but cast it
         latents: Tensor = (self.encoder(pixels) - self.latent_mean) / self.latent_std
         return latents
 

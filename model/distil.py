@@ -49,7 +49,8 @@ class Distillation(nn.Module):
         clean = 1 - draws.context_level if self.student.config.tells_noise else None
         with torch.no_grad():
             teacher = self._teacher[0].conditioned(context, batch.actions, route, clean)
-            points = flow.path(teacher, draws.noise, self.student.config.sampler_steps)
+            whole = self.student.config.sampler_steps
+            points = flow.path(flow.at_steps(teacher, whole), draws.noise, whole)
             path = torch.stack(points)  # [N + 1, B, T, C, h, w]
         rows = torch.arange(len(draws.time), device=draws.time.device)
         stride = self.student.config.sampler_steps // self.steps

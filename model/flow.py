@@ -26,22 +26,26 @@ def interpolate(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     return (1 - t) * noise + t * clean
 
 
-def path(estimate: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> list[Tensor]:
+def at_steps(estimate: Callable[[Tensor, Tensor], Tensor], steps: int) -> Callable[[Tensor, int], Tensor]:
+    """Of an estimator of (x_t, t [B]), one of (x_t, number of the step)."""
+    return lambda x, step: estimate(x, x.new_full((len(x),), step / steps))
+
+
+def path(estimate: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> list[Tensor]:
     """Euler steps from noise [B, ...]: ``steps`` + 1 points, the last one the sample.
 
     Args:
-        estimate: (x_t, t [B]) -> clean sample.
+        estimate: (x_t, number of the step) -> clean sample, at the times t = 0, 1 / steps, ... .
         noise: Standard normal.
-        steps: Network evaluations, at t = 0, 1 / steps, ... .
+        steps: Network evaluations.
     """
     points = [noise]
     for step in range(steps):
         x = points[-1]
-        clean = estimate(x, torch.full_like(x[:, 0, 0, 0, 0], step / steps))
-        points.append(x + (clean - x) / (steps - step))
+        points.append(x + (estimate(x, step) - x) / (steps - step))
     return points
 
 
-def sample(estimate: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+def sample(estimate: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int) -> Tensor:
     """The sample at the end of :func:`path`."""
     return path(estimate, noise, steps)[-1]

@@ -33,6 +33,7 @@ from longscape_ros.bags.mapping import load_mapping
 from longscape_ros.bags.reader import find_bags, read_episode
 from longscape_ros.contract import ActionSpace, ChunkRule, TopicMapping
 from longscape_ros.errors import InputError, LongscapeError
+from longscape_ros.examples import EXAMPLES, choose_examples, write_examples
 from longscape_ros.model.autoencoder import Autoencoder
 from longscape_ros.model.data import ChunkSampler, Recordings
 from longscape_ros.model.distil import Distillation
@@ -185,8 +186,21 @@ def train_on(
         return _Training(data, recipe, run, session, initial).run()
     with claimed(output):
         begin_run(output, run)
+        _keep_examples(output, data.recordings, recipe)
         processes.wait()
         return _Training(data, recipe, run, session, initial).run()
+
+
+def _keep_examples(output: Path, recordings: Recordings, recipe: Recipe) -> None:
+    """Write what the bundle is to be tried with: of episodes that the denoiser does not see, if some are kept apart."""
+    held = held_episodes(len(recordings.bounds) - 1, recipe.held)
+    bounds = recordings.bounds
+    if held.any():
+        chosen = [np.arange(a, b) for a, b, apart in zip(bounds[:-1], bounds[1:], held, strict=True) if apart]
+        rows, bounds = np.concatenate(chosen), np.cumsum([0, *map(len, chosen)])
+    else:
+        rows = np.arange(bounds[-1])
+    write_examples(output / EXAMPLES, choose_examples(recordings.frames[rows], recordings.motion[rows], bounds, recipe.context))
 
 
 def limited(recipe: Recipe, minutes: float | None) -> Recipe:

@@ -190,7 +190,9 @@ class Denoiser(nn.Module):
 
     def sample(self, context: Tensor, actions: Tensor, noise: Tensor, route: Route | int, steps: int | None = None) -> Tensor:
         """Denoise a chunk: context [B, K, C, h, w], actions [B, K + T, F], noise [B, T, C, h, w] -> latents like the noise."""
-        return flow.sample(self.conditioned(context, actions, route), noise, steps or self.config.sampler_steps)
+        known = self.config.transformer.context
+        cache = self.transformer.encode_context(context, actions[:, :known], route)
+        return self.transformer.sample(noise, context[:, -1], actions[:, known:], route, cache, steps or self.config.sampler_steps)
 
 
 class WorldModel(nn.Module):

@@ -5,15 +5,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from longscape_ros.runtime.cache import FOLDER_VARIABLE
+
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from support.x import y`; importlib mode does not add it
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines and quantised graphs of the tests are kept for this session alone, in the processes that they start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,9 @@ from longscape_ros.bags.mapping import load_mapping
 from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
 from longscape_ros.errors import BundleError, HostError
 from longscape_ros.evaluation import evaluate
+from longscape_ros.examples import read_examples
 from longscape_ros.offline import predict_bag
+from longscape_ros.runtime.quantized import is_verified
 from longscape_ros.simulation.generate import EpisodeConfig, record_bag
 
 LARGEST_BYTES = 40_000_000
@@ -46,9 +48,13 @@ def test_it_is_of_the_simulated_arm(bundle):
 
 
 def test_its_graphs_compute_what_torch_does(bundle):
-    graphs = set(bundle.manifest.graphs())
-    assert graphs <= set(bundle.manifest.verification)
-    assert all(difference <= LARGEST_DIFFERENCE for difference in bundle.manifest.verification.values())
+    differences = {name: bundle.manifest.verification[name] for name in (*bundle.manifest.graphs(), "rollout")}
+    assert all(difference <= LARGEST_DIFFERENCE for difference in differences.values()), differences
+
+
+def test_it_has_examples_and_predicts_the_same_in_8_bit_integers(bundle):
+    assert len(read_examples(bundle)) == 4
+    assert is_verified(bundle.manifest)
 
 
 def test_its_figures_on_held_out_episodes_are_better_than_copying_and_follow_the_actions(bundle):

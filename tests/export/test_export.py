@@ -26,12 +26,15 @@ from longscape_ros.bundle import (
     Bundle,
     Experts,
     Routing,
+    context_of,
     denoiser,
     load_bundle,
+    step_of,
     write_bundle,
 )
 from longscape_ros.contract import Snapshot
 from longscape_ros.errors import BundleError, InputError
+from longscape_ros.examples import EXAMPLES, read_examples, write_examples
 from longscape_ros.export import export_run
 from longscape_ros.export.export import round_weights, write_verified
 from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, RouterGraph, example_inputs, export_graph
@@ -39,10 +42,12 @@ from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
 from longscape_ros.model.moe import Route
 from longscape_ros.model.world import WorldConfig, WorldModel
 from longscape_ros.runtime.backend import Backend
-from longscape_ros.runtime.backends import create_backend
+from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from longscape_ros.runtime.predictor import Predictor
+from longscape_ros.runtime.quantized import VERIFIED
 
 EXPERTS = 4
+EXAMPLE_STEPS = 40
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = toy_model()
     told: list[tuple[float, float, str]] = []
     run = write_toy_run(folder / "run", model, heads=True)
+    write_examples(run / EXAMPLES, [make_example()])
     figures = export_run(run, folder / "toy", progress=lambda *report: told.append(report))
     round_weights(model)
     return Exported(model, load_bundle(folder / "toy"), figures, told)
@@ -75,7 +81,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def backend(exported: Exported) -> Backend:
-    return create_backend(exported.bundle, "ort_cpu", threads=1)
+    return OnnxRuntimeBackend(exported.bundle, threads=1)
+
+
+def make_example() -> Snapshot:
+    random = np.random.default_rng(0)
+    shape = (toy_config().transformer.context, *toy_config().autoencoder.image_size, 3)
+    motion = np.cumsum(random.normal(0, 0.01, (shape[0] + EXAMPLE_STEPS, len(SPACE))), axis=0)
+    return Snapshot(0, random.integers(0, 256, shape, np.uint8), motion, assumed_from=EXAMPLE_STEPS)
 
 
 def changed(model: WorldModel, parameter: str, by: float = 0.1) -> WorldModel:
@@ -96,13 +109,13 @@ def test_the_bundle_says_what_the_run_says(exported: Exported) -> None:
     assert (manifest.action_space, manifest.segmentation, manifest.mapping) == (SPACE, RULE, MAPPING)
     assert (manifest.image_size, manifest.latent_shape) == ((32, 32), (4, 4, 4))
     assert (manifest.fps, manifest.context, manifest.sampler_steps) == (MAPPING.fps, 4, 2)
-    assert manifest.training == {"recipe": "toy", "episodes": 3.0}
+    assert manifest.training == {"recipe": "toy", "attention_heads": 2, "episodes": 3.0}
 
 
 def test_every_graph_and_a_rollout_are_compared_with_torch_and_reported(exported: Exported) -> None:
     checked = [*exported.bundle.manifest.graphs(), "rollout"]
     differences = {name: exported.figures[f"parity.{name}"] for name in checked}
-    assert exported.bundle.manifest.verification == differences
+    assert exported.bundle.manifest.verification == differences | {VERIFIED: exported.figures[f"parity.{VERIFIED}"]}
     assert all(0 < value <= TOLERANCE for value in differences.values()), differences
     assert exported.figures["bytes"] == sum(record.bytes for record in exported.bundle.manifest.files.values())
 
@@ -241,6 +254,30 @@ def single(**changes: Any) -> WorldConfig:
     return replace(config, transformer=transformer, routing="chunk_length", **changes)
 
 
+def test_the_per_step_form_takes_the_same_steps_as_the_whole_sampler(tmp_path: Path) -> None:
+    model = toy_model(replace(toy_config(), lengths=(8,), transformer=replace(toy_config().transformer, experts=1)))
+    bundle_of_steps = tmp_path / "steps"
+    export_run(write_toy_run(tmp_path / "run", model), bundle_of_steps, per_step=True)
+    bundle = load_bundle(bundle_of_steps)
+    assert {context_of(0), step_of(0)} <= set(bundle.manifest.files)
+    first, second, whole = (onnxruntime.InferenceSession(bundle.file(name)) for name in (context_of(0), step_of(0), denoiser(0)))
+    for batch, length in ((1, 8), (3, 16)):
+        inputs = {name: value.numpy() for name, value in example_inputs(denoiser(0), model, batch, length, torch.Generator()).items()}
+        known = {"context": inputs["context"], "actions": inputs["actions"]}
+        keys, values = first.run(None, known)
+        x, steps = inputs["noise"], bundle.manifest.sampler_steps
+        for step in range(steps):
+            time = np.full(batch, step / steps, np.float32)
+            clean = second.run(None, known | {"keys": keys, "values": values, "noisy": x, "time": time})[0]
+            x = x + (clean - x) / (steps - step)
+        np.testing.assert_allclose(x, whole.run(["latents"], inputs)[0], atol=1e-4)
+
+
+def test_a_run_that_kept_examples_gives_them_to_its_bundle_and_int8_is_measured_on_them(exported: Exported, tmp_path: Path) -> None:
+    assert exported.bundle.manifest.verification[VERIFIED] > 20
+    assert [example.steps for example in read_examples(exported.bundle)] == [EXAMPLE_STEPS]
+
+
 def test_two_experts_per_chunk_are_refused(tmp_path: Path) -> None:
     run = write_toy_run(tmp_path / "run", toy_model(replace(toy_config(), top=2)))
     with pytest.raises(InputError, match="Got a model with 2 experts per chunk, expected one; a bundle's denoisers have one expert each"):
@@ -258,7 +295,7 @@ def test_the_number_of_steps_can_be_another_than_in_training(tmp_path: Path) -> 
     assert (bundle.manifest.confidence, bundle.manifest.length_predictor) == (None, False)
     round_weights(model)
     inputs = example_inputs(denoiser(0), model, 1, 8, torch.Generator().manual_seed(0))
-    found = create_backend(bundle, "ort_cpu", threads=1).denoise(0, *(tensor.numpy() for tensor in inputs.values()))
+    found = OnnxRuntimeBackend(bundle, threads=1).denoise(0, *(tensor.numpy() for tensor in inputs.values()))
     with torch.no_grad():
         expected = {steps: model.denoiser.sample(*inputs.values(), 0, steps).numpy() for steps in (1, 4)}
     np.testing.assert_allclose(found, expected[1], atol=TOLERANCE)

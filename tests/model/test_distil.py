@@ -82,7 +82,7 @@ def curved(x: Tensor, time: Tensor) -> Tensor:
 def test_one_progressive_step_lands_where_several_of_the_teacher_do(denoiser: Denoiser, steps: int) -> None:
     distillation = Distillation(denoiser, steps, "progressive")
     chunks, drawn = batch(denoiser)
-    path = flow.path(curved, drawn.noise, 4)
+    path = flow.path(flow.at_steps(curved, 4), drawn.noise, 4)
 
     def perfect(x: Tensor, time: Tensor) -> Tensor:
         """The estimate whose Euler step lands on the teacher's path."""
@@ -96,13 +96,13 @@ def test_one_progressive_step_lands_where_several_of_the_teacher_do(denoiser: De
     assert float(distillation(chunks, drawn)[0]) == pytest.approx(0, abs=1e-9)
     with_estimates(distillation, curved, curved)
     assert float(distillation(chunks, drawn)[0]) > 1e-3  # its own estimates do not
-    torch.testing.assert_close(flow.sample(lambda x, t: perfect(x, t), drawn.noise, steps), path[-1])
+    torch.testing.assert_close(flow.sample(flow.at_steps(perfect, steps), drawn.noise, steps), path[-1])
 
 
 def test_the_endpoints_target_is_the_teachers_sample_from_wherever_the_student_starts(denoiser: Denoiser) -> None:
     distillation = Distillation(denoiser, 2, "endpoint")
     chunks, drawn = batch(denoiser)
-    sample = flow.sample(curved, drawn.noise, 4)
+    sample = flow.sample(flow.at_steps(curved, 4), drawn.noise, 4)
     with_estimates(distillation, curved, lambda x, time: sample)
     assert float(distillation(chunks, drawn)[0]) == pytest.approx(0, abs=1e-9)
 
@@ -132,7 +132,7 @@ def test_every_step_of_the_student_is_trained(denoiser: Denoiser) -> None:
 def test_frames_that_do_not_exist_have_no_part_in_the_loss(denoiser: Denoiser) -> None:
     distillation = Distillation(denoiser, 1, "endpoint")
     chunks, drawn = batch(denoiser, planned=5)
-    sample = flow.sample(curved, drawn.noise, 4)
+    sample = flow.sample(flow.at_steps(curved, 4), drawn.noise, 4)
     off = torch.zeros_like(sample)
     off[:, 5:] = 100
     with_estimates(distillation, curved, lambda x, time: sample + off)

@@ -25,7 +25,7 @@ def test_a_perfect_estimate_is_reached_in_any_number_of_steps_along_the_training
         torch.testing.assert_close(x, flow.interpolate(clean, noise, time))
         return clean
 
-    torch.testing.assert_close(flow.sample(estimate, noise, steps), clean)
+    torch.testing.assert_close(flow.sample(flow.at_steps(estimate, steps), noise, steps), clean)
     assert visited == pytest.approx([step / steps for step in range(steps)])
 
 
@@ -36,7 +36,7 @@ def test_the_sample_is_the_last_estimate() -> None:
         estimates.append(torch.sin(x + time[0]))
         return estimates[-1]
 
-    sample = flow.sample(estimate, normal(0), 4)
+    sample = flow.sample(flow.at_steps(estimate, 4), normal(0), 4)
     torch.testing.assert_close(sample, estimates[-1])
 
 
@@ -49,7 +49,7 @@ def test_the_training_path_goes_from_noise_to_clean() -> None:
 
 def test_the_sampling_path_has_every_point_from_the_noise_to_the_sample() -> None:
     clean, noise = normal(0), normal(1)
-    points = flow.path(lambda x, time: clean, noise, 4)
+    points = flow.path(lambda x, step: clean, noise, 4)
     for step, point in enumerate(points):
         torch.testing.assert_close(point, flow.interpolate(clean, noise, torch.full((2,), step / 4)))
     assert len(points) == 5

@@ -72,7 +72,8 @@ def loss_of(
 def test_sampling_with_the_context_encoded_once_is_sampling_with_it_encoded_at_every_step(denoiser: Denoiser) -> None:
     chunks = batch(denoiser.config)
     noise = torch.randn(chunks.target.shape)
-    again = flow.sample(lambda x, t: denoiser.conditioned(chunks.context, chunks.actions, 1)(x, t), noise, denoiser.config.sampler_steps)
+    steps = denoiser.config.sampler_steps
+    again = flow.sample(flow.at_steps(lambda x, t: denoiser.conditioned(chunks.context, chunks.actions, 1)(x, t), steps), noise, steps)
     torch.testing.assert_close(denoiser.sample(chunks.context, chunks.actions, noise, 1), again)
 
 
