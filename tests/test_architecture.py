@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmentation": INPUT,
     "timeline": INPUT,
     "bundle": INPUT,
-    "runtime": MIDDLE,
+    "runtime": MIDDLE | {"examples"},
     "bags": INPUT | {"messages", "timeline"},
     "embedded": {"errors"},
     "host": {"errors", "embedded"},
@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BELOW_NODES | {"probe", "video"},
     "ablations": BELOW_NODES | {"model", "export", "evaluation"},
     "ablations_plot": {"evaluation"},
-    "bench": BELOW_NODES | {"examples"},
+    "bench": BELOW_NODES | {"examples", "evaluation", "demo", "host"},  # draws as evaluation does, and runs the node as the demo does
     "demo": EVERYTHING,
     "offline": BELOW_NODES,
     "doctor": EVERYTHING,
@@ -76,7 +76,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnx": {"export", "model", "runtime"},
     "onnxscript": {"export"},
     "tensorrt": {"runtime", "export"},
-    "rclpy": {"host", "nodes", "simulation", "demo", "embedded"},
+    "rclpy": {"host", "nodes", "simulation", "demo", "embedded", "bench"},  # of bench, the camera that the node is measured with
     "cyclonedds": {"embedded"},
     "mujoco": {"simulation"},
     "metaworld": {"simulation"},

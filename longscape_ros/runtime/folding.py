@@ -39,7 +39,7 @@ def fold_weights(model: Any) -> dict[str, str]:
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items() if name in used)
-    multiply = [node for node in nodes if node.op_type in ("MatMul", "Gemm")]
+    multiply = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
     for number, node in enumerate(multiply):
         node.name = node.name or f"multiply_{number}"
     return {node.name: origin[node.input[1]] for node in multiply if node.input[1] in weights}

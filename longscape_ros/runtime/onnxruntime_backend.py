@@ -16,7 +16,7 @@ from longscape_ros.errors import BackendError, BundleError, InputError
 from longscape_ros.runtime.backend import FP32, INT8, Float32, Latents, Rgb, Tensors, expected_tensors
 from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.cpus import usable_cpus
-from longscape_ros.runtime.quantized import quantized
+from longscape_ros.runtime.quantized import quantizable, quantized
 
 MOST_THREADS = 8
 """More threads than this do not speed up graphs this small."""
@@ -42,7 +42,7 @@ class OnnxRuntimeBackend:
     Args:
         bundle: What to run.
         threads: CPU threads per graph; None: :func:`usable_cpus`, at most :data:`MOST_THREADS`.
-        precision: ``fp32``, or ``int8`` for the denoisers.
+        precision: ``fp32``, or ``int8`` for what :func:`quantizable` names.
         cache: Where quantised graphs are kept; None: the user's.
 
     Raises:
@@ -64,10 +64,9 @@ class OnnxRuntimeBackend:
         self.precision = precision
         self.threads = threads
         self._sessions: dict[str, Any] = {}
-        denoisers = {denoiser(expert) for expert in range(bundle.manifest.experts.count)}
+        rounded = quantizable(bundle.manifest) if precision == INT8 else ()
         for graph in bundle.manifest.graphs():
-            is_quantized = precision == INT8 and graph in denoisers
-            model = quantized(bundle, graph, cache or ArtifactCache()) if is_quantized else str(bundle.file(graph))
+            model = quantized(bundle, graph, cache or ArtifactCache()) if graph in rounded else str(bundle.file(graph))
             self._sessions[graph] = open_session(bundle.file(graph), model, threads)
             _check(bundle.file(graph), self._sessions[graph], bundle.manifest)
         _LOG.info("Opened %s on %s in %s with %d threads.", bundle.model_id, self.name, precision, threads)

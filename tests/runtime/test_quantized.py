@@ -14,12 +14,14 @@ import pytest
 from support.tiny_bundle import MANIFEST, write_tiny_bundle
 
 from longscape_ros.actions import feature_count
-from longscape_ros.bundle import Bundle, default_bundle_path, denoiser, load_bundle
+from longscape_ros.bundle import DECODER, Bundle, default_bundle_path, denoiser, load_bundle
 from longscape_ros.errors import BackendError, InputError
+from longscape_ros.evaluation.metrics import psnr
+from longscape_ros.examples import read_examples
 from longscape_ros.runtime.backend import INT8
 from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from longscape_ros.runtime.quantized import KEPT, is_verified, quantized, why_not
+from longscape_ros.runtime.quantized import FAITHFUL_DB, KEPT, is_verified, quantizable, quantized, why_not
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,30 @@ def test_the_graph_computes_nearly_the_same_as_in_single_precision(bundle: Bundl
     assert 0 < difference < 0.02
 
 
+def test_the_decoders_convolutions_are_integers_but_for_the_one_that_makes_the_pixels(cache: ArtifactCache) -> None:
+    shipped = load_bundle(default_bundle_path())
+    convolutions = [node for node in onnx.load(shipped.file(DECODER)).graph.node if node.op_type == "Conv"]
+    found = [node for node in onnx.load_from_string(quantized(shipped, DECODER, cache)).graph.node if "Conv" in node.op_type]
+    assert [node.op_type for node in found] == ["QLinearConv"] * (len(convolutions) - 1) + ["Conv"]
+
+
+def test_pictures_from_integers_are_nearly_the_same(cache: ArtifactCache) -> None:
+    shipped = load_bundle(default_bundle_path())
+    exact, rounded = OnnxRuntimeBackend(shipped), OnnxRuntimeBackend(shipped, precision=INT8, cache=cache)
+    latents = exact.encode(read_examples(shipped)[0].context)
+    expected, found = exact.start_decoding(latents)(), rounded.start_decoding(latents)()
+    assert not np.array_equal(expected, found)
+    assert psnr(expected, found) > FAITHFUL_DB
+
+
+def test_without_examples_there_is_nothing_to_calibrate_a_decoder_on(bundle: Bundle) -> None:
+    assert quantizable(bundle.manifest) == {denoiser(expert) for expert in range(4)}
+    assert quantizable(load_bundle(default_bundle_path()).manifest) == {*quantizable(bundle.manifest), DECODER}
+
+
 def test_what_was_quantised_once_is_not_quantised_again(bundle: Bundle, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch) -> None:
     first = quantized(bundle, denoiser(0), cache)
-    monkeypatch.setattr("longscape_ros.runtime.quantized._quantize", None)
+    monkeypatch.setattr("longscape_ros.runtime.quantized._quantize_denoiser", None)
     assert quantized(bundle, denoiser(0), cache) == first
     with pytest.raises(TypeError):
         quantized(bundle, denoiser(1), cache)
