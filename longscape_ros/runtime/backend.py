@@ -63,7 +63,7 @@ class Backend(Protocol):
     def start_decoding(self, latents: Latents) -> Callable[[], Rgb]:
         """Latents [B, C, h, w] -> what gives the images uint8 [B, H, W, 3] when it is called.
 
-        On a GPU decoding goes on beside what is asked for next; on the CPU it is done at once.
+        Decoding may go on beside what is asked for next.
         """
 
     def route(self, context: Latents, coming: Float32) -> Float32:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ _LOG = logging.getLogger(__name__)
 class OnnxRuntimeBackend:
     """ONNX Runtime: one session per graph.
 
+    With several threads, a chunk is decoded beside the denoising of the next: neither keeps all CPUs busy all the time.
+
     Args:
         bundle: What to run.
         threads: CPU threads per graph; None: :func:`usable_cpus`, at most :data:`MOST_THREADS`.
@@ -64,6 +67,7 @@ class OnnxRuntimeBackend:
         self.precision = precision
         self.threads = threads
         self._sessions: dict[str, Any] = {}
+        self._decoding = ThreadPoolExecutor(1, "longscape-decoding") if threads > 1 else None
         rounded = quantizable(bundle.manifest) if precision == INT8 else ()
         for graph in bundle.manifest.graphs():
             model = quantized(bundle, graph, cache or ArtifactCache()) if graph in rounded else str(bundle.file(graph))
@@ -81,6 +85,8 @@ class OnnxRuntimeBackend:
 
     def start_decoding(self, latents: Latents) -> Callable[[], Rgb]:
         """See :class:`Backend`."""
+        if self._decoding is not None and self._sessions:
+            return self._decoding.submit(self._run, DECODER, "rgb", {"latents": latents}).result
         rgb = self._run(DECODER, "rgb", {"latents": latents})
         return lambda: rgb
 
@@ -104,6 +110,8 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """See :class:`Backend`."""
+        if self._decoding is not None:
+            self._decoding.shutdown()
         self._sessions.clear()
 
     def _run(self, graph: str, output: str, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
