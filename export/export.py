@@ -19,10 +19,12 @@ from longscape_ros.model.run import HEADS, Run, load_model, load_run
 from longscape_ros.model.stored import ATTENTION_HEADS
 from longscape_ros.model.world import WorldModel
 from longscape_ros.parity import compare
-from longscape_ros.runtime.backend import INT8
+from longscape_ros.runtime.backend import INT8, Backend
 from longscape_ros.runtime.cache import ArtifactCache
+from longscape_ros.runtime.half import half, halved
+from longscape_ros.runtime.kinds import FP16_VERIFIED
 from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from longscape_ros.runtime.quantized import VERIFIED
+from longscape_ros.runtime.quantized import VERIFIED as INT8_VERIFIED
 
 Progress = Callable[[float, float, str], None]
 """(done, total, what) of a long job."""
@@ -48,8 +50,8 @@ def export_run(
 
     Returns:
         ``parity.<graph>``: largest difference to PyTorch with the stored weights; ``parity.rollout``: of latents after three
-        chunks; ``parity.int8.rollout_psnr_db``: of rollouts with denoisers in 8-bit integers against those in single precision;
-        ``bytes``: size of the bundle.
+        chunks; ``parity.int8.rollout_psnr_db``, ``parity.fp16.rollout_psnr_db``: of rollouts in lower precisions against those in
+        single precision; ``bytes``: size of the bundle.
 
     Raises:
         InputError: the run is not finished, or is not for use on a robot.
@@ -79,7 +81,7 @@ def export_run(
 
 
 def write_verified(output: Path, manifest: Manifest, files: Sequence[Path], model: WorldModel) -> Bundle:
-    """Write a bundle if it computes what ``model`` does, and say so in its manifest; also how near its denoisers come in 8-bit integers.
+    """Write a bundle if it computes what ``model`` does, and say so in its manifest; also how near it comes in lower precisions.
 
     Raises:
         BundleError: a graph differs, or ``output`` holds something else; what was there stays.
@@ -90,11 +92,31 @@ def write_verified(output: Path, manifest: Manifest, files: Sequence[Path], mode
         differences = verify_graphs(staged, model)
         exact = OnnxRuntimeBackend(staged)
         differences["rollout"] = verify_rollout(staged, model, exact)
-        rounded = OnnxRuntimeBackend(staged, precision=INT8, cache=ArtifactCache(Path(temporary) / "cache"))
-        differences[VERIFIED] = compare(staged, rounded, exact).rollout_psnr_db
+        differences |= _faithfulness(staged, exact, Path(temporary))
         exact.close()
-        rounded.close()
     return write_bundle(output, replace(manifest, verification=differences), sources)
+
+
+def _faithfulness(bundle: Bundle, exact: Backend, folder: Path) -> dict[str, float]:
+    """PSNR of rollouts in lower precisions against those in single precision.
+
+    Half precision is measured on a CPU, which computes in single precision and rounds between operators as a GPU does.
+    """
+    halves = folder / "half"
+    halves.mkdir()
+    sources = {name: bundle.file(name) for name in bundle.manifest.files}
+    for graph in halved(bundle):
+        sources[graph] = halves / graph
+        sources[graph].write_bytes(half(bundle, graph))
+    in_half = write_bundle(folder / "in_half", bundle.manifest, sources)
+    backends = {
+        INT8_VERIFIED: OnnxRuntimeBackend(bundle, precision=INT8, cache=ArtifactCache(folder / "cache")),
+        FP16_VERIFIED: OnnxRuntimeBackend(in_half),
+    }
+    figures = {name: compare(bundle, backend, exact).rollout_psnr_db for name, backend in backends.items()}
+    for backend in backends.values():
+        backend.close()
+    return figures
 
 
 def manifest_of(run: Run, name: str) -> Manifest:

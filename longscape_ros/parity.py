@@ -9,8 +9,9 @@ Letters: B batch, K context frames, T chunk frames, N future steps, H W image, C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,20 @@ from numpy.typing import NDArray
 from longscape_ros.actions import encode_actions
 from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, Bundle, denoiser
 from longscape_ros.contract import NO_ERROR, Snapshot
-from longscape_ros.errors import ParityError
+from longscape_ros.errors import BackendError, LongscapeError, ParityError
 from longscape_ros.evaluation.metrics import psnr
 from longscape_ros.examples import read_examples
-from longscape_ros.runtime.backend import FP16, FP32, INT8, Backend, Float32
+from longscape_ros.runtime.backend import AUTO, FP16, FP32, INT8, Backend, Float32
+from longscape_ros.runtime.backends import Ladder, create_backend
+from longscape_ros.runtime.kinds import Kind, Wanted, all_kinds
 from longscape_ros.runtime.predictor import Predictor, noise_of
 from longscape_ros.runtime.quantized import FAITHFUL_DB
 
 FRAMES = 64
 """Of a rollout."""
+
+Both = Callable[[Callable[[Backend], NDArray[Any]]], tuple[NDArray[Any], NDArray[Any]]]
+"""Gives what a backend and the reference make of the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,74 @@ class Parity:
             )
 
 
+def verify(
+    bundle: Bundle,
+    backend: str = AUTO,
+    precision: str = AUTO,
+    reference: str = AUTO,
+    progress: Callable[[float, float, str], None] | None = None,
+    kinds: Sequence[Kind] | None = None,
+) -> tuple[dict[str, float | str], list[ParityError]]:
+    """Compare the backends that work here, in every precision that they have.
+
+    Args:
+        bundle: What all run.
+        backend: One to compare; ``auto``: all.
+        precision: One to compare in; ``auto``: all.
+        reference: A backend in single precision; ``auto``: torch, or where that is not installed ``ort_cpu``.
+        progress: Told (comparisons done, their number, the next one).
+        kinds: In the place of the package's; for tests.
+
+    Returns:
+        :meth:`Parity.figures` of each, ``meta.<backend>[.<precision>]`` where one was not run, and why; and what is too far off.
+
+    Raises:
+        BackendError: nothing could be compared.
+    """
+    kinds = kinds or all_kinds()
+    absent = {kind.name: kind.why_not() for kind in kinds}
+    if reference == AUTO:
+        reference = "torch" if not absent.get("torch", "absent") else "ort_cpu"
+    figures: dict[str, float | str] = {"meta.model_id": bundle.model_id, "meta.reference": reference}
+    faults: list[ParityError] = []
+    tried = [
+        (kind, each)
+        for kind in kinds
+        for each in kind.precisions
+        if backend in (AUTO, kind.name) and precision in (AUTO, each) and (kind.name, each) != (reference, FP32)
+    ]
+    exact = create_backend(bundle, reference, precision=FP32)
+    compared = 0
+    for number, (kind, each) in enumerate(tried):
+        if progress:
+            progress(number, len(tried), f"{kind.name} {each}")
+        try:
+            if absent[kind.name]:
+                raise BackendError(absent[kind.name])
+            ladder = Ladder(bundle, Wanted(kind.name, each), kinds)
+            if ladder.lacks_engines:
+                ladder.build()
+            opened = ladder.open_best().backend
+        except LongscapeError as error:
+            figures[f"meta.{kind.name}.{each}"] = f"not run: {error}"
+            continue
+        parity = compare(bundle, opened, exact)
+        opened.close()
+        compared += 1
+        figures |= parity.figures()
+        try:
+            parity.require()
+        except ParityError as error:
+            faults.append(error)
+    exact.close()
+    if not compared:
+        reasons = "; ".join(f"{name.removeprefix('meta.')} {text}" for name, text in figures.items() if str(text).startswith("not run"))
+        raise BackendError(f"Got nothing to compare with {reference} ({reasons or 'no such backend or precision'}); name others.")
+    if progress:
+        progress(len(tried), len(tried), "")
+    return figures, faults
+
+
 def compare(bundle: Bundle, backend: Backend, reference: Backend, frames: int = FRAMES, seed: int = 0) -> Parity:
     """Compare a backend with a reference on the examples of a bundle, or on noise where it has none.
 
@@ -163,28 +237,49 @@ def _outputs(
 ) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
     """(graph, found, expected) of every graph: one example by itself, and all as a batch; every chunk length."""
     manifest = bundle.manifest
-    both = (backend, reference)
-    known, lookahead = manifest.context, manifest.experts.routing.lookahead
+
+    def both(run: Callable[[Backend], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return run(backend), run(reference)
+
     images = np.concatenate([example.context for example in examples])
-    yield ENCODER, *(b.fetch(b.encode(images)) for b in both)
-    whole: Float32 = reference.fetch(reference.encode(images)).reshape(len(examples), known, *manifest.latent_shape)
+    yield ENCODER, *both(lambda b: b.fetch(b.encode(images)))
+    whole: Float32 = reference.fetch(reference.encode(images)).reshape(len(examples), manifest.context, *manifest.latent_shape)
     for batch in sorted({1, len(examples)}):
-        context = whole[:batch]
-        if ROUTER in manifest.graphs():
-            coming = _features(bundle, examples[:batch], lookahead)
-            yield ROUTER, *(b.route(context, coming) for b in both)
-        if manifest.length_predictor:
-            yield LENGTH_PREDICTOR, *(b.predict_length(context) for b in both)
-        for length in manifest.segmentation.lengths:
-            actions = _features(bundle, examples[:batch], length)
-            noise = noise_of(seed, length).standard_normal((batch, length, *manifest.latent_shape), np.float32)
-            for expert in range(manifest.experts.count):
-                found, expected = (b.fetch(b.denoise(expert, context, actions, noise)) for b in both)
-                yield denoiser(expert), found, expected
-            if manifest.confidence is not None:
-                before = np.full(batch, NO_ERROR, np.float32)
-                yield ERROR_ESTIMATOR, *(b.estimate_error(context, actions, expected, before) for b in both)
-            yield DECODER, *(b.start_decoding(expected.reshape(-1, *manifest.latent_shape))() / 255 for b in both)
+        yield from _outputs_of_batch(bundle, examples[:batch], whole[:batch], both, seed)
+
+
+def _outputs_of_batch(
+    bundle: Bundle, examples: Sequence[Snapshot], context: Float32, both: Both, seed: int
+) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+    """The same for the graphs that see a context [B, K, C, h, w]."""
+    manifest = bundle.manifest
+    batch = len(examples)
+    if ROUTER in manifest.graphs():
+        coming = _features(bundle, examples, manifest.experts.routing.lookahead)
+        yield ROUTER, *both(lambda b: b.route(context, coming))
+    if manifest.length_predictor:
+        yield LENGTH_PREDICTOR, *both(lambda b: b.predict_length(context))
+    for length in manifest.segmentation.lengths:
+        actions = _features(bundle, examples, length)
+        noise = noise_of(seed, length).standard_normal((batch, length, *manifest.latent_shape), np.float32)
+        for expert in range(manifest.experts.count):
+            found, expected = both(partial(_denoise, expert, context, actions, noise))
+            yield denoiser(expert), found, expected
+        yield DECODER, *both(partial(_decode, expected.reshape(-1, *manifest.latent_shape)))
+        if manifest.confidence is not None:
+            yield ERROR_ESTIMATOR, *both(partial(_estimate, context, actions, expected))
+
+
+def _denoise(expert: int, context: Float32, actions: Float32, noise: Float32, backend: Backend) -> Float32:
+    return backend.fetch(backend.denoise(expert, context, actions, noise))
+
+
+def _decode(latents: Float32, backend: Backend) -> NDArray[np.float64]:
+    return backend.start_decoding(latents)() / 255
+
+
+def _estimate(context: Float32, actions: Float32, latents: Float32, backend: Backend) -> Float32:
+    return backend.estimate_error(context, actions, latents, np.full(len(context), NO_ERROR, np.float32))
 
 
 def _features(bundle: Bundle, examples: Sequence[Snapshot], length: int) -> Float32:

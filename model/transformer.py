@@ -161,7 +161,7 @@ class ChunkTransformer(nn.Module):
 
     def modulations(self, condition: Tensor) -> list[Tensor]:
         """Of a condition [..., G, D], see :data:`Modulations`; the shape may have more dimensions in front."""
-        layers = (*(block.modulation for block in self.blocks), self.modulation)
+        layers = [*(block.get_submodule("modulation") for block in self.blocks), self.modulation]
         return [layer(condition).unsqueeze(-2) for layer in layers]
 
     def encode_context(self, context: Tensor, actions: Tensor, route: Route | int, time: Tensor | None = None) -> Cache:

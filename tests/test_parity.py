@@ -13,9 +13,10 @@ from support.tiny_bundle import write_tiny_bundle
 
 from longscape_ros.bundle import Bundle, Experts, Routing
 from longscape_ros.contract import Confidence
-from longscape_ros.errors import ParityError
-from longscape_ros.parity import LIMITS, Difference, Parity, compare
+from longscape_ros.errors import BackendError, ParityError
+from longscape_ros.parity import LIMITS, Difference, Parity, compare, verify
 from longscape_ros.runtime.backend import FP16, FP32, INT8
+from longscape_ros.runtime.kinds import Kind
 from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 
@@ -124,3 +125,29 @@ def test_without_examples_noise_is_compared_on_and_gives_the_same_twice(bundle: 
     reference = OnnxRuntimeBackend(bundle, 1)
     first = compare(bundle, Off(bundle, "denoise", lambda found: found + 0.01), reference)
     assert first == compare(bundle, Off(bundle, "denoise", lambda found: found + 0.01), reference)
+
+
+def test_every_backend_and_precision_is_compared_or_has_a_reason(bundle: Bundle) -> None:
+    told: list[tuple[float, float, str]] = []
+    figures, faults = verify(bundle, reference="ort_cpu", progress=lambda *report: told.append(report))
+    assert faults == []
+    assert figures["ort_cpu.int8.rollout_psnr_db"] > 40
+    assert "attention_heads" in str(figures["meta.torch.fp32"])  # the tiny bundle is not of this package's model
+    for name in ("tensorrt", "ort_tensorrt", "ort_cuda"):
+        assert f"{name}.fp16.rollout_psnr_db" in figures or str(figures[f"meta.{name}.fp16"]).startswith("not run: ")
+    assert told[-1][0] == told[-1][1] == len(told) - 1
+
+
+def test_what_is_too_far_off_is_told_beside_the_figures(bundle: Bundle) -> None:
+    darker = Kind("ort_cuda", (FP32,), lambda: "", lambda b, *_: Off(b, "start_decoding", lambda finish: lambda: finish() // 2))
+    figures, faults = verify(bundle, reference="ort_cpu", kinds=[darker])
+    assert len(faults) == 1
+    assert figures["ort_cpu.fp32.rollout_psnr_db"] < 20  # it calls itself so
+
+
+def test_with_nothing_to_compare_the_reasons_are_told(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"nothing to compare with ort_cpu \(no such backend or precision\)"):
+        verify(bundle, "ort_cpu", FP32, "ort_cpu")
+    absent = Kind("ort_cuda", (FP32,), lambda: "no GPU", lambda *_: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(BackendError, match=r"ort_cuda\.fp32 not run: no GPU"):
+        verify(bundle, reference="ort_cpu", kinds=[absent])

@@ -42,9 +42,10 @@ from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
 from longscape_ros.model.moe import Route
 from longscape_ros.model.world import WorldConfig, WorldModel
 from longscape_ros.runtime.backend import Backend
+from longscape_ros.runtime.kinds import FP16_VERIFIED
 from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from longscape_ros.runtime.predictor import Predictor
-from longscape_ros.runtime.quantized import VERIFIED
+from longscape_ros.runtime.quantized import VERIFIED as INT8_VERIFIED
 
 EXPERTS = 4
 EXAMPLE_STEPS = 40
@@ -115,7 +116,9 @@ def test_the_bundle_says_what_the_run_says(exported: Exported) -> None:
 def test_every_graph_and_a_rollout_are_compared_with_torch_and_reported(exported: Exported) -> None:
     checked = [*exported.bundle.manifest.graphs(), "rollout"]
     differences = {name: exported.figures[f"parity.{name}"] for name in checked}
-    assert exported.bundle.manifest.verification == differences | {VERIFIED: exported.figures[f"parity.{VERIFIED}"]}
+    assert exported.bundle.manifest.verification == differences | {
+        name: exported.figures[f"parity.{name}"] for name in (INT8_VERIFIED, FP16_VERIFIED)
+    }
     assert all(0 < value <= TOLERANCE for value in differences.values()), differences
     assert exported.figures["bytes"] == sum(record.bytes for record in exported.bundle.manifest.files.values())
 
@@ -273,8 +276,11 @@ def test_the_per_step_form_takes_the_same_steps_as_the_whole_sampler(tmp_path: P
         np.testing.assert_allclose(x, whole.run(["latents"], inputs)[0], atol=1e-4)
 
 
-def test_a_run_that_kept_examples_gives_them_to_its_bundle_and_int8_is_measured_on_them(exported: Exported, tmp_path: Path) -> None:
-    assert exported.bundle.manifest.verification[VERIFIED] > 20
+def test_a_run_that_kept_examples_gives_them_to_its_bundle_and_other_precisions_are_measured_on_them(
+    exported: Exported, tmp_path: Path
+) -> None:
+    assert exported.bundle.manifest.verification[INT8_VERIFIED] > 20
+    assert exported.bundle.manifest.verification[FP16_VERIFIED] > 40
     assert [example.steps for example in read_examples(exported.bundle)] == [EXAMPLE_STEPS]
 
 
