@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.snapshots import make_snapshot
 from support.tiny_bundle import MANIFEST, write_tiny_bundle
+from support.watched import Watched
 
 from longscape_ros.actions import encode_actions
 from longscape_ros.bundle import Experts, Routing
@@ -18,7 +18,7 @@ from longscape_ros.contract import NO_ERROR, Chunk, Confidence, EndReason, Statu
 from longscape_ros.errors import BackendError, InputError
 from longscape_ros.runtime.backend import Float32
 from longscape_ros.runtime.backends import create_backend
-from longscape_ros.runtime.predictor import Predictor, noise_of
+from longscape_ros.runtime.predictor import BESIDE_STAGES, GRAPH_STAGES, OTHER_STAGES, Predictor, noise_of
 from longscape_ros.segmentation import expert_for, segment
 
 K = MANIFEST.context
@@ -121,9 +121,9 @@ def test_a_status_given_is_kept(predictor: Predictor) -> None:
 
 def test_timings_add_up(predictor: Predictor) -> None:
     timings = predictor.predict(make_snapshot()).timings_ms
-    stages = ("encode", "route", "denoise", "estimate", "decode")
-    assert set(timings) == {*stages, "graphs", "total"}
-    assert timings["graphs"] == pytest.approx(sum(timings[stage] for stage in stages))
+    assert set(timings) == {*GRAPH_STAGES, *OTHER_STAGES, *BESIDE_STAGES, "graphs", "total"}
+    assert timings["graphs"] == pytest.approx(sum(timings[stage] for stage in GRAPH_STAGES))
+    assert sum(timings[stage] for stage in (*GRAPH_STAGES, *OTHER_STAGES)) < timings["total"]
     assert timings["route"] == timings["estimate"] == 0  # this bundle has no such graphs
     assert 0 < timings["graphs"] <= timings["total"]
 
@@ -160,30 +160,6 @@ def test_what_does_not_fit_is_refused(predictor: Predictor, change: dict, option
 
 LOOKAHEAD = 8
 CONFIDENCE = Confidence(psnr_db=25.0, slope=-1.0, offset=-6.0)
-
-
-class Watched:
-    """A backend that remembers what it was asked: (graph, inputs, outputs)."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.calls: list[tuple[str, Sequence[Any], Any]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        run = getattr(self._backend, name)
-        if not callable(run):
-            return run
-
-        def watched(*inputs: Any) -> Any:
-            result = run(*inputs)
-            self.calls.append((name, inputs, result))
-            return result
-
-        return watched
-
-    def of(self, name: str) -> list[tuple[Sequence[Any], Any]]:
-        """(inputs, outputs) of one graph."""
-        return [(inputs, result) for found, inputs, result in self.calls if found == name]
 
 
 @pytest.fixture(scope="module")
