@@ -11,8 +11,18 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-OVERRIDES = {"bundle": "model.bundle", "backend": "model.backend", "mapping": "mapping", "image_type": "image_type"}
+OVERRIDES = {
+    "bundle": "model.bundle",
+    "backend": "model.backend",
+    "precision": "model.precision",
+    "build_only": "build_only",
+    "mapping": "mapping",
+    "image_type": "image_type",
+}
 """Launch arguments that, unless they are empty, take the place of what the parameter file says."""
+
+TRUTH = {"true": True, "false": False}
+"""What an argument says -> the value of a parameter that is true or false."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -41,7 +51,7 @@ def _predictor(context: LaunchContext) -> list[Node]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    overrides = {parameter: value(name) for name, parameter in OVERRIDES.items() if value(name)}
+    overrides = {parameter: TRUTH.get(value(name).lower(), value(name)) for name, parameter in OVERRIDES.items() if value(name)}
     return [
         Node(
             package="longscape_ros",

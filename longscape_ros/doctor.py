@@ -16,10 +16,11 @@ from typing import Literal
 
 from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
 from longscape_ros.errors import HostError, LongscapeError
-from longscape_ros.runtime.backends import available_backends, create_backend
+from longscape_ros.runtime.backends import Ladder
 from longscape_ros.runtime.cpus import usable_cpus
-from longscape_ros.runtime.onnxruntime_backend import PROVIDERS
+from longscape_ros.runtime.kinds import Wanted, all_kinds
 from longscape_ros.runtime.predictor import Predictor
+from longscape_ros.runtime.tensorrt import load_tensorrt
 
 Status = Literal["ok", "note", "missing"]
 """``note``: something that only some uses need is absent or unusual."""
@@ -39,8 +40,17 @@ import rclpy
 print(library, getattr(rclpy, "__file__", ""))
 """
 
-_TENSORRT = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
-"""Module -> what it is."""
+BUILD = "to build engines: longscape_predictor --ros-args -p build_only:=true"
+"""What to do where a better backend should run a bundle."""
+
+_BACKEND_REMEDIES = {
+    "tensorrt": "only with an NVIDIA GPU: pip install 'longscape_ros[tensorrt-rtx]', or 'longscape_ros[tensorrt]' for data-centre GPUs",
+    "ort_tensorrt": "only with an NVIDIA GPU: pip install 'longscape_ros[tensorrt-rtx]'",
+    "ort_cuda": "only with an NVIDIA GPU: pip uninstall onnxruntime; pip install 'longscape_ros[gpu]'",
+    "ort_cpu": "pip install --force-reinstall onnxruntime",
+    "torch": "only to compare with: pip install 'longscape_ros[train]'",
+}
+"""Backend -> what to do where it cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +137,20 @@ def _dds() -> Iterator[Check]:
 
 
 def _backends() -> Iterator[Check]:
-    for name, reason in available_backends().items():
-        if name in PROVIDERS:
-            status: Status = "ok" if not reason else "missing" if name == "ort_cpu" else "note"
-            yield Check(f"backend_{name}", status, reason or f"onnxruntime {_onnxruntime()}", _backend_remedy(name) if reason else "")
+    """In the order in which they are tried."""
+    for kind in all_kinds():
+        name, reason = f"backend_{kind.name}", kind.why_not()
+        if reason:
+            yield Check(name, "missing" if kind.name == "ort_cpu" else "note", reason, _BACKEND_REMEDIES[kind.name])
+        else:
+            yield Check(name, "ok", f"{_engine_of(kind.name)}, in {' and '.join(kind.precisions)}")
 
 
-def _backend_remedy(name: str) -> str:
-    if name == "ort_cuda":
-        return "only with an NVIDIA GPU: pip uninstall onnxruntime; pip install 'longscape_ros[gpu]'"
-    return "pip install --force-reinstall onnxruntime"
+def _engine_of(backend: str) -> str:
+    if backend == "tensorrt":
+        return str(load_tensorrt())
+    module = "torch" if backend == "torch" else "onnxruntime"
+    return f"{module} {_version(module)}"
 
 
 def _gpu() -> Check:
@@ -149,10 +163,13 @@ def _gpu() -> Check:
 
 
 def _tensorrt() -> Check:
-    found = [f"{what} {_version(name)}" for name, what in _TENSORRT.items() if importlib.util.find_spec(name) is not None]
-    if found:
-        return Check("tensorrt", "note", f"{' and '.join(found)}; this version of longscape_ros does not use it yet")
-    return Check("tensorrt", "note", "none; not needed, this version of longscape_ros does not use it yet")
+    """The builder, which needs no GPU (of TensorRT-RTX); what runs its engines is a backend."""
+    try:
+        found = load_tensorrt()
+    except LongscapeError as error:
+        return Check("tensorrt", "note", str(error), "only to build engines: pip install 'longscape_ros[tensorrt-rtx]'")
+    others = ", ".join(found.ahead())
+    return Check("tensorrt", "ok", f"{found}, builds for this machine's GPU{f' and ahead of time for {others}' if others else ''}")
 
 
 def _bundle(path: Path | None) -> Iterator[Check]:
@@ -172,13 +189,15 @@ def _bundle(path: Path | None) -> Iterator[Check]:
 
 def _run(bundle: Bundle) -> Check:
     try:
-        backend = create_backend(bundle)
-        Predictor(bundle, backend).warm_up()
+        opened = Ladder(bundle, Wanted()).open(lambda backend: Predictor(bundle, backend).warm_up())
     except LongscapeError as error:
         return Check("bundle_runs", "missing", str(error), "pip install --upgrade onnxruntime, or export the bundle again")
-    name, threads = backend.name, backend.threads
+    backend = opened.backend
+    found = f"on {backend.name} in {backend.precision} with {backend.threads} threads ({backend.device})"
     backend.close()
-    return Check("bundle_runs", "ok", f"on {name} with {threads} threads")
+    if opened.cause:
+        return Check("bundle_runs", "note", f"{found}, and not on a better backend: {opened.cause}", BUILD)
+    return Check("bundle_runs", "ok", found)
 
 
 # ---- the simulated robot and the rest ----
@@ -238,9 +257,3 @@ def _version(module: str) -> str:
         return importlib.metadata.version(names[0])
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
-
-
-def _onnxruntime() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)

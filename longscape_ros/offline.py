@@ -202,6 +202,7 @@ def replay(
     backend: str = AUTO,
     plan_extension: PlanExtension | None = None,
     anchors_ns: Container[int] | None = None,
+    precision: str = AUTO,
 ) -> Iterator[Prediction]:
     """Predict from a recording.
 
@@ -210,17 +211,18 @@ def replay(
         bag: The recording.
         mapping: Its topics; None: the bundle's.
         plan: See :data:`Knowledge`.
-        every: See :class:`ReplayConfig`, as all that follows but ``backend``.
+        every: See :class:`ReplayConfig`, as all that follows but ``backend`` and ``precision``.
         horizon: Most steps.
         backend: See :func:`create_backend`.
         plan_extension: What follows a plan.
         anchors_ns: The only anchors wanted.
+        precision: See :func:`create_backend`.
 
     Raises:
         LongscapeError: see :class:`Replay` and :class:`Predictor`.
     """
     source = Replay(bundle, bag, mapping, ReplayConfig(plan, every, horizon, plan_extension, anchors_ns))
-    predictor = Predictor(bundle, create_backend(bundle, backend))
+    predictor = Predictor(bundle, create_backend(bundle, backend, precision=precision))
     try:
         for _, snapshot in source:
             yield predictor.predict(snapshot, horizon=horizon)
@@ -246,6 +248,7 @@ def predict_bag(
     backend: str = AUTO,
     plan_extension: PlanExtension | None = None,
     progress: Callable[[float, float, str], None] | None = None,
+    precision: str = AUTO,
 ) -> dict[str, float | str]:
     """Predict from a recording, and write camera, commands and predictions into one MCAP file.
 
@@ -260,12 +263,13 @@ def predict_bag(
         backend: What runs the graphs.
         plan_extension: What follows a plan.
         progress: Called with seconds of the recording done, in all, and a text.
+        precision: What denoisers compute in.
 
     Returns:
         ``predictions``, ``predicted_frames``, ``images``, ``skipped`` (images due that could not be predicted from),
         ``invalid_messages``, ``recording_s``, ``compute_s`` (wall time of everything), ``realtime_factor``, ``predict_ms_p50``,
-        ``timeline.<counter>``, ``messages.<topic>`` written; texts: ``meta.model_id``, ``meta.backend``, ``meta.plan``, ``meta.bag``,
-        ``meta.output``, ``meta.skipped`` (why).
+        ``timeline.<counter>``, ``messages.<topic>`` written; texts: ``meta.model_id``, ``meta.backend``, ``meta.precision``,
+        ``meta.plan``, ``meta.bag``, ``meta.output``, ``meta.skipped`` (why).
 
     Raises:
         InputError: ``output`` is no MCAP file or part of the recording, or nothing could be predicted.
@@ -280,7 +284,7 @@ def predict_bag(
     began_ns, ended_ns = span_ns(bag)
     seconds = (ended_ns - began_ns) / NANOSECONDS
     begin = time.perf_counter()
-    predictor = Predictor(bundle, create_backend(bundle, backend))
+    predictor = Predictor(bundle, create_backend(bundle, backend, precision=precision))
     run = _Run(predictor, source, horizon)
     try:
         with BagWriter(output) as writer:
@@ -308,6 +312,7 @@ def predict_bag(
         **{f"messages.{topic}": float(count) for topic, count in writer.counts.items()},
         "meta.model_id": bundle.model_id,
         "meta.backend": predictor.backend.name,
+        "meta.precision": predictor.backend.precision,
         "meta.plan": plan,
         "meta.bag": str(bag),
         "meta.output": str(output),

@@ -14,7 +14,7 @@ import pytest
 import longscape_ros
 
 PACKAGE = Path(longscape_ros.__file__).parent
-CORE = {"contract", "errors"}
+CORE = {"contract", "errors", "sharing"}
 INPUT = CORE | {"actions"}
 MIDDLE = INPUT | {"messages", "segmentation", "timeline", "bundle"}
 BELOW_NODES = MIDDLE | {"runtime", "bags"}
@@ -38,6 +38,7 @@ EVERYTHING = BELOW_NODES | {
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "sharing": set(),
     "contract": {"errors"},
     "actions": CORE,
     "messages": CORE,

@@ -237,7 +237,7 @@ def test_every_figure_that_is_promised_is_reported_with_nothing_else(bundle, run
     figures = predict_bag(run, tmp_path / "predicted.mcap", bundle)
     promise = (inspect.getdoc(predict_bag) or "").partition("Returns:")[2].partition("Raises:")[0]
     promised = set(re.findall(r"``([a-z_0-9.]+)``", promise))
-    assert len(promised) == 15
+    assert len(promised) == 16
     others = {name for name in figures if not name.startswith(("timeline.", "messages."))}
     assert others == promised
     assert {name: figures[name] for name in ("predictions", "predicted_frames", "images", "skipped", "invalid_messages")} == {

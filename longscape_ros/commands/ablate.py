@@ -38,9 +38,9 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.bundle import load_bundle
     from longscape_ros.errors import InputError
     from longscape_ros.evaluation import HORIZONS
-    from longscape_ros.export.initial import initial_weights
     from longscape_ros.model.processes import Processes, choose_device
     from longscape_ros.model.recipes import RECIPES
+    from longscape_ros.model.stored import stored_weights
     from longscape_ros.model.train import read_data
 
     if options.recipe not in RECIPES:
@@ -51,7 +51,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     )
     data = read_data(options.bags, mapping_of(options) or load_mapping(options.bags / "mapping.yaml"), recipe.image_size)
     processes = Processes(choose_device(options.device))
-    initial = None if options.init is None else initial_weights(load_bundle(options.init))
+    initial = None if options.init is None else stored_weights(load_bundle(options.init))
     variants = options.variants or list(VARIANTS)
     with terminal.progress("ablate") as progress:
         summary = ablate(data, options.recipe, recipe, options.output, variants, evaluation, processes, initial, progress)

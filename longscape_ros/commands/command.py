@@ -23,7 +23,9 @@ class Command:
         run: Does it; the figures are shown and written by the caller.
         extra: What must be installed for it besides the package itself, one of setup.py's extras; empty: nothing.
         modules: Those of the extra whose absence is reported before it runs.
+        needs: Whether a call needs them, from its options.
         status: Its exit status, from the figures.
+        shows_figures: Whether it shows its figures itself; else the caller does.
     """
 
     name: str
@@ -34,4 +36,6 @@ class Command:
     run: Callable[[Namespace, Terminal], Figures]
     extra: str = ""
     modules: tuple[str, ...] = ()
+    needs: Callable[[Namespace], bool] = lambda options: True
     status: Callable[[Figures], int] = lambda figures: 0
+    shows_figures: bool = False

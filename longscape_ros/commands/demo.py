@@ -7,7 +7,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
 from longscape_ros.commands.command import Command
-from longscape_ros.commands.options import add_backend, add_bundle
+from longscape_ros.commands.options import add_backend, add_bundle, add_precision
 from longscape_ros.commands.terminal import Figures, Terminal
 
 
@@ -20,6 +20,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--policy", action=BooleanOptionalAction, default=True, help="whether a scripted policy commands the arm")
     add_bundle(parser)
     add_backend(parser)
+    add_precision(parser)
 
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
@@ -34,6 +35,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
         bundle=options.bundle,
         policy=options.policy,
         backend=options.backend,
+        precision=options.precision,
     )
     return run_demo(config, console=terminal.out)
 

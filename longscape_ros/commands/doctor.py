@@ -51,4 +51,5 @@ COMMAND = Command(
     add_options=add_options,
     run=run,
     status=status,
+    shows_figures=True,
 )

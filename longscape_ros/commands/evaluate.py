@@ -7,7 +7,15 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from longscape_ros.commands.command import Command
-from longscape_ros.commands.options import add_backend, add_bundle, add_mapping, bundle_of, mapping_of, whole_numbers
+from longscape_ros.commands.options import (
+    add_backend,
+    add_bundle,
+    add_mapping,
+    add_precision,
+    bundle_of,
+    mapping_of,
+    whole_numbers,
+)
 from longscape_ros.commands.terminal import Figures, Terminal
 
 SHEET_WINDOWS = 4
@@ -25,6 +33,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--update-bundle", action="store_true", help="store the figures in the bundle's manifest")
     add_bundle(parser)
     add_backend(parser)
+    add_precision(parser)
     add_mapping(parser, default="the bundle's")
 
 
@@ -38,7 +47,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     bags = find_bags(options.bags)
     horizons = options.horizons or HORIZONS
     texts = {"meta.model_id": bundle.model_id, "meta.bags": str(options.bags)}
-    with prepare(bundle, bags, mapping, horizons, options.windows, options.backend, options.probe) as setting:
+    with prepare(bundle, bags, mapping, horizons, options.windows, options.backend, options.probe, options.precision) as setting:
         with terminal.progress("eval") as progress:
             scores = setting.score(options.seed, lambda done, total: progress(done, total, f"{done} of {total} windows"))
         figures = setting.figures(scores)

@@ -49,7 +49,14 @@ def bundle_of(options: Namespace) -> Bundle:
 
 def add_backend(parser: ArgumentParser) -> None:
     """``--backend``."""
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="auto, ort_cuda or ort_cpu (default: auto, the best that works)")
+    known = "tensorrt, ort_tensorrt, ort_cuda, ort_cpu or torch"
+    parser.add_argument("--backend", default="auto", metavar="NAME", help=f"{known} (default: auto, the best that works)")
+
+
+def add_precision(parser: ArgumentParser) -> None:
+    """``--precision``."""
+    meaning = "fp32, fp16 or int8 (default: auto, the fastest that the export found to predict the same)"
+    parser.add_argument("--precision", default="auto", metavar="NAME", help=meaning)
 
 
 def add_mapping(parser: ArgumentParser, default: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from longscape_ros.commands.command import Command
-from longscape_ros.commands.options import add_backend, add_bundle, add_mapping, bundle_of, mapping_of
+from longscape_ros.commands.options import add_backend, add_bundle, add_mapping, add_precision, bundle_of, mapping_of
 from longscape_ros.commands.terminal import Figures, Terminal
 
 SUMMED = ("predictions", "predicted_frames", "images", "skipped", "invalid_messages", "recording_s", "compute_s")
@@ -34,6 +34,7 @@ def add_options(parser: ArgumentParser) -> None:
     )
     add_bundle(parser)
     add_backend(parser)
+    add_precision(parser)
     add_mapping(parser, default="the bundle's")
 
 
@@ -51,6 +52,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
         "every": options.every,
         "horizon": options.horizon,
         "backend": options.backend,
+        "precision": options.precision,
         "plan_extension": extension,
     }
     bags = find_bags(options.bag)
@@ -71,7 +73,7 @@ def outputs(bags: list[Path], at: Path, output: Path) -> list[Path]:
 
 def _sum(results: list[Figures]) -> Figures:
     totals = {name: sum(float(figures[name]) for figures in results) for name in SUMMED}
-    same = {name: results[0][name] for name in ("meta.model_id", "meta.backend", "meta.plan")}
+    same = {name: results[0][name] for name in ("meta.model_id", "meta.backend", "meta.precision", "meta.plan")}
     return {**totals, "bags": float(len(results)), "realtime_factor": totals["recording_s"] / totals["compute_s"], **same}
 
 

@@ -20,7 +20,8 @@ class DemoConfig:
         output: Folder for all that is left behind; files of an older run there are replaced.
         bundle: The model; None: the one that ships with the package.
         policy: Whether a scripted policy commands the arm; without it the arm waits for trajectories from elsewhere.
-        backend: See ``longscape_ros.runtime.backends.create_backend``.
+        backend: See ``longscape_ros.runtime.kinds.Wanted``; so is ``precision``.
+        precision: What the model computes in.
 
     Raises:
         InputError: ``seconds`` is not positive.
@@ -33,6 +34,7 @@ class DemoConfig:
     bundle: Path | None = None
     policy: bool = True
     backend: str = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):

@@ -35,7 +35,7 @@ def figures(recording: Recording) -> dict[str, float | str]:
     - ``status.<name>``: predictions of that status; ``assumed_frames_fraction``: predicted from an assumed command.
     - ``executed.chunks``, ``executed.share.<frames>``: chunks of the motion that was executed.
     - ``predictor.<counter>``: what the predictor last counted, see :data:`COUNTERS`.
-    - ``meta.model_id``, ``meta.backend``, ``meta.threads``: texts.
+    - ``meta.model_id``, ``meta.backend``, ``meta.precision``, ``meta.threads``: texts.
     """
     full = sum(len(p.prediction.frames) >= FULL for p in recording.predictions)
     found: dict[str, float | str] = {
@@ -115,5 +115,5 @@ def _predictor(diagnostics: Mapping[str, str]) -> dict[str, float | str]:
     counts = {name.partition(".")[2]: text for name, text in diagnostics.items()}
     return {
         **{f"predictor.{name}": float(counts[name]) for name in COUNTERS if counts.get(name, "").isdigit()},
-        **{f"meta.{name}": diagnostics[f"model.{name}"] for name in ("backend", "threads") if f"model.{name}" in diagnostics},
+        **{f"meta.{name}": diagnostics[f"model.{name}"] for name in ("backend", "precision", "threads") if f"model.{name}" in diagnostics},
     }

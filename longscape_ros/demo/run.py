@@ -167,6 +167,7 @@ class _Play:
         return _ros_arguments(
             f"model.bundle:={self.bundle.path.resolve()}",
             f"model.backend:={self.config.backend}",
+            f"model.precision:={self.config.precision}",
             "mapping:=simulated_arm",
             f"prediction_rate:={MOST_PER_S}",
             remappings={"~/input/image": topics.IMAGE_TOPIC, "~/input/camera_info": topics.CAMERA_INFO_TOPIC},

@@ -62,6 +62,7 @@ def prepare(
     windows: int | None = None,
     backend: str = AUTO,
     probe: Path | None = None,
+    precision: str = AUTO,
 ) -> Iterator[Setting]:
     """Read the bags, choose the windows and open the model; it is closed afterwards.
 
@@ -73,6 +74,7 @@ def prepare(
         windows: Most places to predict from, spread evenly; None: all.
         backend: See :func:`create_backend`.
         probe: File of a probe for the gripper; None: ``probe.onnx`` beside the bundle's manifest, if there is one that fits.
+        precision: See :func:`create_backend`.
 
     Raises:
         InputError: there is nothing to score, or the probe cannot be used.
@@ -91,7 +93,7 @@ def prepare(
                 raise
             _log.warning("The bundle's probe is not used: %s", error)
             found = None
-    predictor = Predictor(bundle, create_backend(bundle, backend))
+    predictor = Predictor(bundle, create_backend(bundle, backend, precision=precision))
     try:
         yield Setting(predictor, chosen, still, horizons, found)
     finally:

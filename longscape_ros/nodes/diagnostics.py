@@ -53,7 +53,7 @@ class Report:
         counters: Ever counted, by name.
         timings_ms: Recent durations, by name.
         image_age_s: How long ago the newest image was seen; None: there is none.
-        degraded: Whether a better backend should work here, and does not.
+        trouble: Why a better backend does not run the model, although it should work here; empty: all is well.
         model: Figures of the model.
         fault: Why the node could not be configured; empty: it could.
     """
@@ -62,7 +62,7 @@ class Report:
     counters: Mapping[str, int] = field(default_factory=dict)
     timings_ms: Mapping[str, Rolling] = field(default_factory=dict)
     image_age_s: float | None = None
-    degraded: bool = False
+    trouble: str = ""
     model: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
 
@@ -164,9 +164,7 @@ def _inference(report: Report, news: Mapping[str, int], period_s: float) -> Heal
 
 
 def _model(report: Report) -> tuple[Level, str]:
-    if report.degraded:
-        return Level.WARN, "a slower backend than this machine should have"
-    return Level.OK, "loaded"
+    return (Level.WARN, report.trouble) if report.trouble else (Level.OK, "loaded")
 
 
 def _counts(report: Report, names: Sequence[str]) -> dict[str, str]:

@@ -11,11 +11,12 @@ from typing import Any
 from longscape_ros.bags.mapping import load_mapping, mapping_to_dict
 from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
 from longscape_ros.contract import NANOSECONDS, PlanExtension, TopicMapping
-from longscape_ros.errors import BundleError
+from longscape_ros.errors import BackendError, BundleError
 from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import PipelineConfig
-from longscape_ros.runtime.backend import AUTO
-from longscape_ros.runtime.backends import available_backends, create_backend
+from longscape_ros.runtime.backends import Ladder
+from longscape_ros.runtime.fallback import Condition, Serving
+from longscape_ros.runtime.kinds import Wanted
 from longscape_ros.runtime.predictor import Predictor
 
 _log = logging.getLogger(__name__)
@@ -29,15 +30,23 @@ class Model:
         parameters: What it was loaded for.
         bundle: The model on disk.
         mapping: The topics that carry the action.
-        predictor: Warm.
-        degraded: Whether a better backend should work here, and does not.
+        serving: What runs it.
     """
 
     parameters: PredictorParameters
     bundle: Bundle
     mapping: TopicMapping
-    predictor: Predictor
-    degraded: bool
+    serving: Serving
+
+    @property
+    def predictor(self) -> Predictor:
+        """Warm."""
+        return self.serving.predictor
+
+    @property
+    def condition(self) -> Condition:
+        """What runs it now, and why nothing better does."""
+        return self.serving.condition
 
     @property
     def pipeline_config(self) -> PipelineConfig:
@@ -47,18 +56,22 @@ class Model:
             horizon=self.parameters.horizon,
             plan_extension=PlanExtension(self.parameters.plan_extension),
             image_latency_ns=round(latency_s * NANOSECONDS) if latency_s >= 0 else self.mapping.image_latency_ns,
-            degraded=self.degraded,
         )
 
     def info(self) -> dict[str, Any]:
         """What ``~/model_info`` says."""
-        manifest = self.bundle.manifest
+        manifest, condition = self.bundle.manifest, self.condition
         return {
             "model_id": self.bundle.model_id,
             "bundle": str(self.bundle.path),
-            "backend": self.predictor.backend.name,
-            "threads": self.predictor.backend.threads,
-            "degraded": self.degraded,
+            "backend": condition.backend,
+            "precision": condition.precision,
+            "device": condition.device,
+            "threads": condition.threads,
+            "cuda_graphs": condition.uses_cuda_graphs,
+            "degraded": condition.degraded,
+            "cause": condition.cause,
+            "not_used": condition.refused,
             "fps": manifest.fps,
             "image_size": list(manifest.image_size),
             "context": manifest.context,
@@ -72,17 +85,19 @@ class Model:
         }
 
     def close(self) -> None:
-        """Frees the model."""
-        self.predictor.backend.close()
+        """Frees the model, and ends what is being built for it."""
+        self.serving.close()
 
 
 def load_model(parameters: PredictorParameters) -> Model:
     """Loads, checks and warms up; takes seconds, and logs what it is doing.
 
+    Engines that are missing are built meanwhile and afterwards, by another process.
+
     Raises:
         BundleError: The bundle is damaged, expects other actions than the mapping has, or there is no mapping.
         BackendError: The backend does not work here.
-        InputError: The mapping is none.
+        InputError: The mapping is none, or the backend has not the precision.
     """
     path = parameters.bundle or default_bundle_path()
     _log.info("Loading the bundle %s ...", path)
@@ -94,10 +109,34 @@ def load_model(parameters: PredictorParameters) -> Model:
             f"Bundle {bundle.model_id} does not say which topics carry the action, expected a mapping; name one in the parameter 'mapping'."
         )
     bundle.require_actions(dimension.name for dimension in mapping.dimensions)
-    backend = create_backend(bundle, parameters.backend, parameters.threads or None)
-    _log.info("Warming up %s on %s ...", bundle.model_id, backend.name)
-    predictor = Predictor(bundle, backend)
-    predictor.warm_up()
-    _log.info("%s is ready on %s with %d threads after %.1f s.", bundle.model_id, backend.name, backend.threads, time.monotonic() - begin)
-    best = next(name for name, reason in available_backends().items() if not reason)
-    return Model(parameters, bundle, mapping, predictor, degraded=parameters.backend == AUTO and backend.name != best)
+    _log.info("Warming up %s ...", bundle.model_id)
+    serving = Serving(bundle, wanted_of(parameters))
+    how = serving.condition
+    _log.info(
+        "%s is ready on %s in %s with %d threads after %.1f s.",
+        *(bundle.model_id, how.backend, how.precision, how.threads, time.monotonic() - begin),
+    )
+    return Model(parameters, bundle, mapping, serving)
+
+
+def build_model(parameters: PredictorParameters) -> str:
+    """Builds the engines that are missing, loads and warms up, and frees all again; what came out of it, in words.
+
+    Raises:
+        BackendError: Engines cannot be built, or a backend that should work here does not.
+        BundleError: See :func:`load_model`; so is InputError.
+    """
+    ladder = Ladder(load_bundle(parameters.bundle or default_bundle_path()), wanted_of(parameters))
+    if ladder.lacks_engines:
+        ladder.build()
+    model = load_model(parameters)
+    how = model.condition
+    model.close()
+    if how.degraded:
+        raise BackendError(f"{model.bundle.model_id} runs on {how.backend} only, expected a better backend to work here: {how.cause}")
+    return f"{model.bundle.model_id} is built: it runs on {how.backend} in {how.precision} ({how.device})."
+
+
+def wanted_of(parameters: PredictorParameters) -> Wanted:
+    """What the parameters say of backends."""
+    return Wanted(parameters.backend, parameters.precision, parameters.threads or None, parameters.use_cuda_graph)

@@ -17,7 +17,7 @@ from longscape_ros.contract import PlanExtension
 from longscape_ros.errors import InputError
 from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, IMAGE_TYPES
-from longscape_ros.runtime.backend import AUTO, BACKENDS
+from longscape_ros.runtime.backend import AUTO, BACKENDS, PRECISIONS
 
 _SPEC = "parameter"
 
@@ -85,6 +85,22 @@ class PredictorParameters:
     )
     bundle: str = _parameter("model.bundle", "", "Folder of the model bundle; empty: the one that ships with the package.")
     backend: str = _parameter("model.backend", AUTO, "What runs the model; auto takes the best that works here.", choices=(AUTO, *BACKENDS))
+    precision: str = _parameter(
+        "model.precision",
+        AUTO,
+        "What the model computes in; auto takes the fastest that the bundle's export found to predict the same. The CPU has fp32 and int8, "
+        "GPUs have fp32 and fp16.",
+        choices=(AUTO, *PRECISIONS),
+    )
+    use_cuda_graph: bool = _parameter(
+        "model.use_cuda_graph", True, "Whether a GPU's work is recorded once and then queued as a whole; without effect on the CPU."
+    )
+    build_only: bool = _parameter(
+        "build_only",
+        False,
+        "Load the model, build the engines that it lacks, warm it up, and end the process: with exit status 0 if the best backend works.",
+        change=Change.FIXED,
+    )
     threads: int = _parameter("model.threads", 0, "CPU threads per graph; 0: as many as there are CPUs, at most 8.", low=0, high=256)
     mapping: str = _parameter(
         "mapping",

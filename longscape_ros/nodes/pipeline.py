@@ -44,13 +44,11 @@ class PipelineConfig:
         horizon: Future frames to predict; 0: as many as the bundle says.
         plan_extension: What follows the last commanded point.
         image_latency_ns: How long before its stamp an image was really seen.
-        degraded: Whether the backend is not the one that was wanted; predictions then say so.
     """
 
     horizon: int = 0
     plan_extension: PlanExtension = PlanExtension.HOLD
     image_latency_ns: int = 0
-    degraded: bool = False
 
     def __post_init__(self) -> None:
         if self.horizon < 0 or self.image_latency_ns < 0:
@@ -263,8 +261,7 @@ class Pipeline:
         if not self._due(snapshot.anchor_ns):
             self._counters["images_skipped"] += 1
             return None
-        degraded = self._config.degraded or snapshot.steps < self.horizon
-        status = Status.STALE_INPUT if stale else Status.DEGRADED if degraded else Status.OK
+        status = Status.STALE_INPUT if stale else Status.DEGRADED if snapshot.steps < self.horizon else Status.OK
         request = Request(snapshot, horizon=self.horizon, status=status, arrived_s=self._arrived_s)
         self._counters["requests"] += 1
         self._worker.submit(request)

@@ -23,7 +23,7 @@ from longscape_ros.errors import LongscapeError
 from longscape_ros.host import NodeLog, message_class
 from longscape_ros.nodes import parameters
 from longscape_ros.nodes.diagnostics import Monitor, Report, diagnostic_array
-from longscape_ros.nodes.model import Model, load_model
+from longscape_ros.nodes.model import Model, build_model, load_model
 from longscape_ros.nodes.session import Session
 
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -34,7 +34,8 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
     """Predicts what the camera will see from what the robot is commanded to do.
 
     Configuring loads and warms up the model; while inactive the node listens; while active it predicts. Without a lifecycle manager
-    (parameter ``autostart``) it loads in the background and then takes itself to active; a fault there comes out of spinning.
+    (parameter ``autostart``) it loads in the background and then takes itself to active; a fault there comes out of spinning. With the
+    parameter ``build_only`` it only makes sure in the background that the model can be loaded quickly, and then ends spinning.
 
     Args:
         name: Of the node.
@@ -50,7 +51,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
         self._values = parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._session: Session | None = None
-        self._loaded: Model | Exception | None = None
+        self._loaded: Model | Exception | str | None = None
         self._state_label = "unconfigured"
         self._fault = ""
         self._monitor = Monitor()
@@ -62,7 +63,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump_handle = self.get_clock().create_jump_callback(back, post_callback=self._on_clock_jump)
         self._when_loaded = self.create_guard_condition(self._on_loaded)
-        if self._values.autostart:
+        if self._values.autostart or self._values.build_only:
             threading.Thread(target=self._load, name="longscape-loading", daemon=True).start()
 
     # ---- transitions ----
@@ -122,11 +123,11 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
     def _configure(self) -> None:
         self._values = parameters.read(self)
         loaded, self._loaded = self._loaded, None
-        if isinstance(loaded, Model) and parameters.same_model(loaded.parameters, self._values):
-            loaded = replace(loaded, parameters=self._values)
-        else:
-            loaded = load_model(self._values)
-        self._session = Session(self, loaded, self._model_info)
+        if isinstance(loaded, Model) and not parameters.same_model(loaded.parameters, self._values):
+            loaded.close()
+            loaded = None
+        model = replace(loaded, parameters=self._values) if isinstance(loaded, Model) else load_model(self._values)
+        self._session = Session(self, model, self._model_info)
         self._monitor = Monitor(_silence_s(self._values))
         self._fault = ""
 
@@ -136,24 +137,31 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
 
     def _release(self) -> None:
         session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        loaded, self._loaded = self._loaded, None
+        for part in (session, loaded):
+            if isinstance(part, Session | Model):
+                part.close()
 
     # ---- start by itself ----
 
     def _load(self) -> None:
-        """In the background: loads, then wakes the executor."""
+        """In the background: loads or builds, then wakes the executor."""
         try:
-            self._loaded = load_model(self._values)
+            self._loaded = build_model(self._values) if self._values.build_only else load_model(self._values)
         except Exception as error:
             self._loaded = error
         if self.context.ok():
             self._when_loaded.trigger()
+        else:  # it came too late to be used
+            self._release()
 
     def _on_loaded(self) -> None:
         if isinstance(self._loaded, Exception):
             raise self._loaded
-        if self._state_label == "unconfigured" and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        if isinstance(self._loaded, str):
+            self.get_logger().info(self._loaded)
+            self.context.try_shutdown()
+        elif self._state_label == "unconfigured" and self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
     # ---- diagnostics, clock, parameters ----

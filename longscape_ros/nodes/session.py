@@ -22,7 +22,7 @@ from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import Limits, Pipeline, Trouble
 from longscape_ros.runtime.statistics import Rolling
 
-_MODEL_FIGURES = ("model_id", "bundle", "backend", "threads", "horizon", "fps")
+_MODEL_FIGURES = ("model_id", "bundle", "horizon", "fps")
 T = TypeVar("T")
 
 
@@ -47,8 +47,9 @@ class Session:
         self.apply(model.parameters)
         self._pipeline.start()
         self._subscriptions = self._subscribe()
-        info = model.info()
-        model_info.publish(message_class(STRING)(data=json.dumps(info)))
+        self._model_info = model_info
+        self._told: dict[str, Any] = {}
+        info = self._tell()
         node.get_logger().info(f"Configured: {info['model_id']} on {info['backend']}, {info['horizon']} frames at {info['fps']:g} Hz.")
 
     @property
@@ -76,7 +77,7 @@ class Session:
     def report(self, state: str) -> Report:
         """What there is to diagnose."""
         newest_ns = self._pipeline.newest_image_ns
-        info = self._model.info()
+        info, condition = self._tell(), self._model.condition
         return Report(
             state=state,
             counters=self._pipeline.counters | self._invalid,
@@ -87,8 +88,8 @@ class Session:
                 "remaining_horizon": self._remaining_horizon_ms,
             },
             image_age_s=None if newest_ns is None else (self._now_ns() - newest_ns) / NANOSECONDS,
-            degraded=self._model.degraded,
-            model={key: str(info[key]) for key in _MODEL_FIGURES},
+            trouble=condition.engines or condition.cause,
+            model={key: str(info[key]) for key in _MODEL_FIGURES} | condition.figures(),
         )
 
     def close(self) -> None:
@@ -162,6 +163,14 @@ class Session:
             self._warn(Trouble("inference_errors", f"A prediction failed: {error!r}"))
 
     # ---- both ----
+
+    def _tell(self) -> dict[str, Any]:
+        """Publishes what there is to know of the model, if it is new; and gives it."""
+        info = self._model.info()
+        if info != self._told:
+            self._model_info.publish(message_class(STRING)(data=json.dumps(info)))
+            self._told = info
+        return info
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

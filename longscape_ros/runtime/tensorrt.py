@@ -35,7 +35,7 @@ CURRENT = "current"
 TARGETS = ("sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm120", "sm121", CURRENT)
 """What engines are built for: GPU generations by compute capability, and :data:`CURRENT`."""
 
-OLDEST = {CLASSIC: (10, 0), RTX: (1, 0)}
+OLDEST = {CLASSIC: (10, 1), RTX: (1, 0)}
 """Versions from which on a network takes its types from the graph alone."""
 
 _BINDINGS = "tensorrt_rtx_bindings"

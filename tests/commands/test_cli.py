@@ -130,7 +130,7 @@ def test_the_doctor_ends_with_one_where_something_is_missing(tmp_path, capsys, m
         ("bench --bundle {bundle} --threads 0", "Got 0 threads, expected at least 1"),
         ("bench --bundle {bundle} --seconds 0", "Got 0.0 seconds, expected a positive time"),
         ("bench --bundle {bundle} --backend abacus", "Got the backend 'abacus', expected auto or one of"),
-        ("bench --bundle {bundle} --seconds 0.01 --json {empty}/no/folder.json", "Not a directory"),
+        ("bench --bundle {bundle} --no-compare --no-node --seconds 0.01 --json {empty}/no/folder.json", "Not a directory"),
     ],
 )
 def test_a_fault_is_one_line_and_status_two(bundle, tmp_path, capsys, monkeypatch, arguments, text):
@@ -186,7 +186,7 @@ def test_a_fault_of_the_program_itself_keeps_its_traceback(monkeypatch):
 
 
 def test_an_interrupt_ends_a_command_with_130_and_a_word(start, bundle):
-    process = start("bench", "--bundle", bundle.path, "--seconds", 600, "--verbose")
+    process = start("bench", "--bundle", bundle.path, "--no-compare", "--no-node", "--seconds", 600, "--verbose")
     try:
         while "Opened" not in process.stderr.readline():
             assert process.poll() is None
@@ -272,7 +272,7 @@ def chain(toolchain: None, start: Any, tmp_path_factory: pytest.TempPathFactory)
             *("--bundle", bundle, "--bags", bags, "--horizons", "1,8", "--report", made.folder / "report"),
             *("--sheet", made.folder / "sheet.png", "--update-bundle"),
         ),
-        "bench": ("--bundle", bundle, "--seconds", 0.5, "--threads", 1, "--verbose"),
+        "bench": ("--bundle", bundle, "--no-compare", "--no-node", "--seconds", 0.5, "--threads", 1, "--verbose"),
         "predict": (bags, "--bundle", bundle, "--output", made.folder / "predicted"),
     }
     for name, arguments in calls.items():

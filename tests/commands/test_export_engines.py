@@ -12,6 +12,7 @@ import pytest
 
 from longscape_ros.bundle import Bundle, load_bundle
 from longscape_ros.cli import FAULT, main
+from longscape_ros.parity import LIMITS, Limit
 from longscape_ros.runtime import cuda
 from longscape_ros.runtime.cache import FOLDER_VARIABLE
 from longscape_ros.runtime.tensorrt import RTX, load_tensorrt, unavailable
@@ -71,11 +72,17 @@ def test_without_torch_engines_are_built_all_the_same(rtx, bundle: Bundle, tmp_p
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        ("--output out", "Got neither RUN nor --tensorrt, expected the folder of a finished training"),
-        ("run --output out --targets sm86", "Got --targets without --tensorrt, expected --tensorrt as well, or none of them"),
-        ("run --output out --bundle b --precision fp16", "Got --bundle, --precision without --tensorrt"),
-        ("run --tensorrt --output out", "Got RUN run with --tensorrt, which builds engines of a bundle; name that with --bundle instead"),
-        ("--tensorrt --name mine --output out", "Got --name mine with --tensorrt"),
+        ("--output out", "Got no RUN, expected RUN --output DIR to export a training, --tensorrt --output DIR, or --verify"),
+        ("run --output out --targets sm86", "Got --targets with RUN, expected with that nothing but --name, --output, --per-step"),
+        ("run --output out --bundle b --precision fp16", "Got --bundle, --precision with RUN"),
+        (
+            "run --tensorrt --output out",
+            "Got RUN with --tensorrt, expected with that nothing but --bundle, --output, --precision, --targets",
+        ),
+        ("--tensorrt --name mine --output out", "Got --name with --tensorrt"),
+        ("--tensorrt --verify --output out", "Got --tensorrt and --verify, expected one of them"),
+        ("--verify --output out", "Got --output with --verify"),
+        ("--verify --backend abacus", "Got nothing to compare with torch (no such backend or precision)"),
         ("--tensorrt --bundle nowhere --output out", "nowhere: found no bundle.json"),
         ("--tensorrt --targets sm86,sm86 --output out", "Got the targets sm86, sm86, expected at least one, and each once"),
         ("--tensorrt --targets , --output out", "Got the targets (none), expected at least one, and each once"),
@@ -107,3 +114,22 @@ def test_without_tensorrt_the_packages_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert export("--tensorrt", "--targets", "sm89", "--output", tmp_path / "out") == FAULT
     assert "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0 tensorrt-rtx-cu13-bindings==1.7.1.116" in capsys.readouterr().err
+
+
+def test_backends_are_verified_with_figures_of_every_graph(bundle: Bundle, tmp_path, capsys):
+    figures_file = tmp_path / "figures.json"
+    call = ("--verify", "--bundle", bundle.path, "--backend", "ort_cpu", "--precision", "int8", "--reference", "ort_cpu")
+    assert export(*call, "--json", figures_file) == 0
+    figures = json.loads(figures_file.read_text())
+    assert figures["ort_cpu.int8.denoiser_3.onnx.relative"] < 0.1
+    assert figures["ort_cpu.int8.rollout_psnr_db"] > 42
+
+
+def test_a_backend_that_is_too_far_off_is_an_error_beside_the_figures(bundle: Bundle, capsys, monkeypatch):
+    monkeypatch.setitem(LIMITS, "int8", Limit(relative=0.0, cosine=1.0, rollout_psnr_db=99.0))
+    call = ("--verify", "--bundle", bundle.path, "--backend", "ort_cpu", "--precision", "int8", "--reference", "ort_cpu")
+    assert export(*call) == FAULT
+    shown = capsys.readouterr()
+    assert "ort_cpu.int8.rollout_psnr_db" in shown.out
+    assert "denoiser_0.onnx: relative difference" in shown.err
+    assert "Use another precision or another backend" in shown.err

@@ -20,10 +20,10 @@ def health(*reports: Report) -> dict[str, Health]:
     return {part.name: part for part in said}
 
 
-def report(state: str = "active", image_age_s: float | None = 0.05, degraded: bool = False, **counters: int) -> Report:
+def report(state: str = "active", image_age_s: float | None = 0.05, trouble: str = "", **counters: int) -> Report:
     times = Rolling()
     times.add(12.5)
-    return Report(state, counters, {"latency": times, "queue": Rolling()}, image_age_s, degraded, {"backend": "ort_cpu"})
+    return Report(state, counters, {"latency": times, "queue": Rolling()}, image_age_s, trouble, {"backend": "ort_cpu"})
 
 
 BEFORE = {"images": 100, "commands": 10, "requests": 50, "predictions": 50}
@@ -92,7 +92,8 @@ def test_an_inactive_node_is_ok_and_says_so():
 
 
 def test_a_slower_backend_than_there_should_be_is_a_warning():
-    assert health(report(degraded=True, **AFTER))["model"].level == Level.WARN
+    said = health(report(trouble="building engines: 3 of 6, 42 %", **AFTER))["model"]
+    assert (said.level, said.message) == (Level.WARN, "building engines: 3 of 6, 42 %")
 
 
 def test_a_node_that_could_not_be_configured_says_why():

@@ -73,7 +73,12 @@ def test_the_launch_file_remaps_the_inputs_that_the_node_has():
 
 def test_the_launch_file_overrides_parameters_that_the_node_has():
     overrides = assigned(parsed("predictor.launch.py"), "OVERRIDES")
-    assert set(overrides.values()) <= {spec.name for spec in specs()}
+    by_name = {spec.name: spec for spec in specs()}
+    assert set(overrides.values()) <= set(by_name)
+    truth = assigned(parsed("predictor.launch.py"), "TRUTH")
+    assert truth == {"true": True, "false": False}
+    texts_only = {name for name in overrides.values() if not isinstance(by_name[name].default, str)}
+    assert texts_only <= {"build_only"}, "what an argument says is a text, or true or false"
 
 
 def test_the_demo_starts_modules_that_exist():

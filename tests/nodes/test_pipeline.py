@@ -17,6 +17,7 @@ from longscape_ros.errors import InputError
 from longscape_ros.nodes.pipeline import Limits, Outcome, Pipeline, PipelineConfig, Trouble, timeline_config
 from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
+from longscape_ros.runtime.slot import BackendSlot, Opened
 from longscape_ros.segmentation import segment
 from longscape_ros.timeline import Timeline
 
@@ -210,8 +211,9 @@ def test_after_the_plan_frames_are_assumed_or_not_predicted_as_configured(rigs):
     assert "plan_extension" in ending.image(20).trouble.text
 
 
-def test_a_backend_that_is_not_the_best_degrades_every_prediction(rigs):
-    rig = rigs(degraded=True)
+def test_a_backend_that_is_not_the_best_degrades_every_prediction(rigs, predictor):
+    second = BackendSlot(Opened(predictor.backend, cause="the GPU is lost"))
+    rig = rigs(Predictor(predictor.bundle, second))
     rig.plan(ramp(96))
     rig.image(0)
     assert rig.next().status == Status.DEGRADED

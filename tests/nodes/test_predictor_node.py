@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.failing import Failing, Machine, built_by, progress, script
 from support.robot import NAMES, STEP_NS, TRAJECTORY_TOPIC, another_robot, message_class, sway, trajectory, write_robot_bundle
 from support.tiny_bundle import MANIFEST
+from support.waiting import until
 
 from longscape_ros.bags.mapping import save_mapping
 from longscape_ros.contract import EndReason, Status
-from longscape_ros.errors import BundleError
+from longscape_ros.errors import BackendError, BundleError
 from longscape_ros.messages import IMAGE, PREDICTED_VIDEO, frame_from_image, nanoseconds, prediction_from_message, time_message
+from longscape_ros.runtime.kinds import Engines
+from longscape_ros.runtime.predictor import Predictor
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -130,6 +134,8 @@ def test_model_info_waits_for_whoever_comes_late(graph, bundle, state):
     info = json.loads(infos[0].data)
     assert (info["model_id"], info["backend"], info["horizon"], info["fps"]) == (bundle.model_id, "ort_cpu", 32, 20.0)
     assert [action["name"] for action in info["actions"]] == list(NAMES)
+    assert (info["precision"], info["device"], info["threads"], info["cuda_graphs"]) == ("fp32", "CPU", 1, False)
+    assert (info["degraded"], info["cause"]) == (False, "")
 
 
 def test_executed_chunks_and_surprise_are_reported(graph, bundle, state):
@@ -211,6 +217,110 @@ def test_a_prediction_that_fails_is_an_error_in_the_diagnostics_and_not_the_end(
     assert figures(diagnostics, "inference")["level"] == 2
     monkeypatch.undo()
     robot.live(200, done=lambda: videos)
+
+
+# Backends
+
+
+@pytest.fixture
+def machine(bundle, monkeypatch):
+    """The kinds of backends that the node finds; every one that it opened must be closed in the end."""
+    found = Machine(bundle)
+    monkeypatch.setattr("longscape_ros.runtime.backends.all_kinds", lambda: found.kinds)
+    return found
+
+
+@pytest.fixture
+def warm_calls(bundle):
+    backend = Failing(bundle, "ort_cpu")
+    Predictor(bundle, backend).warm_up()
+    return backend.calls
+
+
+def test_a_backend_that_fails_is_replaced_and_diagnostics_and_model_info_say_why(graph, bundle, state, machine, warm_calls):
+    machine.add("tensorrt", why_not="no TensorRT").add("ort_cuda", fails_at=warm_calls + 40).add("ort_cpu", on_gpu=False)
+    robot, node = running(graph, bundle, state)
+    diagnostics, infos = robot.listen("/diagnostics", DIAGNOSTICS), robot.listen("/predictor/model_info", STRING)
+    videos = robot.listen("/predictor/prediction", PREDICTED_VIDEO)
+    robot.live(400, done=lambda: len(videos) >= 2 and videos[-1].status == Status.DEGRADED)
+    assert videos[0].status == Status.OK
+    robot.live(200, done=lambda: figures(diagnostics, "model").get("backend") == "ort_cpu" and infos)
+    model, info = figures(diagnostics, "model"), json.loads(infos[-1].data)
+    cause = "ort_cuda in fp32 failed while it ran: ort_cuda is out of memory"
+    assert (model["level"], model["message"], model["cause"]) == (1, cause, cause)
+    assert (model["precision"], model["device"], model["cuda_graphs"]) == ("fp32", "a GPU that is a CPU", "off")
+    assert model["not_used"] == "tensorrt: no TensorRT; ort_cuda in fp32: failed while it ran: ort_cuda is out of memory"
+    assert (info["backend"], info["degraded"], info["cause"]) == ("ort_cpu", True, cause)
+    assert list(info["not_used"]) == ["tensorrt", "ort_cuda in fp32"]
+    assert figures(diagnostics, "inference")["inference_errors"] == "0"
+    node.close()
+    assert machine.left_open == []
+
+
+def test_engines_are_built_while_it_predicts_and_then_they_take_over(graph, bundle, state, machine, tmp_path):
+    go = tmp_path / "go"
+    wait = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint('{{\"finished\": true}}', flush=True)"
+    machine.add("tensorrt", engines=built_by(script(progress(3, 6, 0.52), then=wait))).add("ort_cpu", on_gpu=False)
+    robot, node = running(graph, bundle, state)
+    diagnostics = robot.listen("/diagnostics", DIAGNOSTICS)
+    videos = robot.listen("/predictor/prediction", PREDICTED_VIDEO)
+    robot.live(200, done=lambda: videos and figures(diagnostics, "model").get("message") == "building engines: 3 of 6, 42 %")
+    assert videos[-1].status == Status.DEGRADED
+    assert (figures(diagnostics, "model")["level"], figures(diagnostics, "model")["backend"]) == (1, "ort_cpu")
+    go.touch()
+    robot.live(400, done=lambda: videos[-1].status == Status.OK)
+    robot.live(200, done=lambda: figures(diagnostics, "model")["level"] == 0)
+    assert figures(diagnostics, "model")["backend"] == "tensorrt"
+    node.close()
+    assert machine.left_open == []
+
+
+def test_a_precision_that_the_backend_has_not_fails_the_transition_and_says_which_has(graph, bundle):
+    node = graph.predictor(bundle, autostart=False, model__backend="ort_cpu", model__precision="fp16")
+    assert transitions(node, "configure") == ["FAILURE"]
+    assert "fp16 is for tensorrt" in node._fault
+
+
+def test_a_model_that_was_loaded_for_nothing_is_closed(graph, bundle, state, machine):
+    """It was loaded in the background, and other parameters came before it was used."""
+    machine.add("ort_cpu", on_gpu=False)
+    node = graph.predictor(bundle, autostart=False)
+    node._load()
+    assert machine.left_open == ["ort_cpu"]
+    assert set_parameter(node, "horizon", 8).successful
+    assert transitions(node, "configure") == ["SUCCESS"]
+    assert [backend.closed for backend in machine.opened] == [1, 0]
+    node._load()
+    node.close()
+    assert machine.left_open == []
+
+
+# Building only
+
+
+def test_build_only_builds_what_is_missing_and_ends_spinning(graph, bundle, state, machine, tmp_path):
+    built = tmp_path / "built"
+    engines = Engines(lambda *_: built.exists(), lambda *_: script({"finished": True}, then=f"open({str(built)!r}, 'w')"))
+    machine.add("tensorrt", engines=engines).add("ort_cpu", on_gpu=False)
+    node = graph.predictor(bundle, build_only=True)
+    assert until(lambda: (graph.executor.spin_once(timeout_sec=0.01), not graph.context.ok())[1])
+    assert (state(node), built.exists()) == ("unconfigured", True)
+    assert [backend.name for backend in machine.opened] == ["tensorrt"]
+    assert machine.left_open == []
+
+
+def test_build_only_fails_where_a_better_backend_should_work(graph, bundle, machine):
+    machine.add("tensorrt", engines=built_by(script({"fault": "unsupported operator"}, code=1))).add("ort_cpu", on_gpu=False)
+    graph.predictor(bundle, build_only=True)
+    with pytest.raises(BackendError, match="engines of tensorrt in fp32 cannot be built: unsupported operator"):
+        until(lambda: graph.executor.spin_once(timeout_sec=0.01))
+
+
+def test_build_only_fails_where_what_was_built_does_not_run(graph, bundle, machine):
+    machine.add("tensorrt", opens=False).add("ort_cpu", on_gpu=False)
+    graph.predictor(bundle, build_only=True)
+    with pytest.raises(BackendError, match=r"runs on ort_cpu only, .*: tensorrt in fp32: tensorrt does not open"):
+        until(lambda: graph.executor.spin_once(timeout_sec=0.01))
 
 
 # Refusals

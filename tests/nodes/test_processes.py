@@ -56,6 +56,21 @@ def test_a_parameter_that_is_no_choice_ends_the_predictor_before_it_starts(domai
     assert "Got input_qos = 'loud', expected one of sensor_data, reliable." in (tmp_path / "log").read_text()
 
 
+def test_build_only_ends_with_status_0_and_says_what_came_out(bundle, domain, tmp_path):
+    process = start("predictor", domain, tmp_path / "log", "-p", f"model.bundle:={bundle.path}", "-p", "build_only:=true")
+    assert process.wait(WAIT_S) == 0
+    said = (tmp_path / "log").read_text()
+    assert f"{bundle.model_id} is built: it runs on ort_" in said
+    assert "Traceback" not in said
+
+
+def test_build_only_of_a_backend_that_does_not_work_ends_with_status_1(bundle, domain, tmp_path):
+    wanted = (f"model.bundle:={bundle.path}", "build_only:=true", "model.precision:=fp16", "model.backend:=ort_cpu")
+    process = start("predictor", domain, tmp_path / "log", *(word for parameter in wanted for word in ("-p", parameter)))
+    assert process.wait(WAIT_S) == 1
+    assert "Got the precision 'fp16' for the backend 'ort_cpu'" in (tmp_path / "log").read_text()
+
+
 def test_a_parameter_file_configures_the_predictor(graph, bundle, domain, tmp_path):
     robot = graph.robot()
     shipped = Path(__file__).parent.parent.parent / "config" / "predictor.yaml"

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.failing import Failing, Machine, built_by, script
 from support.tiny_bundle import MANIFEST, write_graphs, write_tiny_bundle
 
 from longscape_ros.actions import feature_count
-from longscape_ros.bundle import DECODER, ENCODER, Bundle, Experts, Manifest, Routing, load_bundle, write_bundle
+from longscape_ros.bundle import DECODER, ENCODER, Bundle, Experts, Manifest, Routing, load_bundle, update_reports, write_bundle
 from longscape_ros.contract import ActionDimension, ActionSpace, Confidence
 from longscape_ros.errors import BackendError, BundleError, InputError
-from longscape_ros.runtime.backend import Backend
-from longscape_ros.runtime.backends import available_backends, create_backend
+from longscape_ros.runtime.backend import BACKENDS, Backend
+from longscape_ros.runtime.backends import Ladder, available_backends, create_backend
+from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.cpus import usable_cpus
+from longscape_ros.runtime.kinds import Engines, Kind, Wanted, all_kinds
+from longscape_ros.runtime.quantized import FAITHFUL_DB
 
 FEATURES = feature_count(MANIFEST.action_space)
 
@@ -111,22 +117,153 @@ def test_auto_uses_what_works_here(bundle: Bundle) -> None:
     assert create_backend(bundle, "auto").name in usable
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "ort_tensorrt", "torch"])
-def test_a_backend_of_a_later_version_says_that_it_is_not_available_and_what_is(bundle: Bundle, name: str) -> None:
-    with pytest.raises(BackendError, match=rf"'{name}': not available in this version .* Use one of .*ort_cpu"):
+def test_every_backend_is_known_in_the_order_in_which_auto_tries_them() -> None:
+    assert tuple(available_backends()) == BACKENDS
+
+
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "ort_cpu"])
+def test_a_backend_that_this_host_lacks_says_why_and_what_there_is(bundle: Bundle, name: str) -> None:
+    if not available_backends()[name]:
+        pytest.skip(f"this host has {name}")
+    with pytest.raises(BackendError, match=rf"Got the backend '{name}': .+\. Use .*ort_cpu.* or auto\."):
         create_backend(bundle, name)
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match=r"'quantum', expected auto or one of ort_cuda, ort_cpu"):
+    with pytest.raises(BackendError, match=r"'quantum', expected auto or one of tensorrt, ort_tensorrt, ort_cuda, ort_cpu, torch"):
         create_backend(bundle, "quantum")
 
 
-def test_cuda_on_a_host_without_it_names_the_package(bundle: Bundle) -> None:
-    if not available_backends()["ort_cuda"]:
-        pytest.skip("this host has ONNX Runtime for CUDA")
-    with pytest.raises(BackendError, match="install onnxruntime-gpu"):
-        create_backend(bundle, "ort_cuda")
+def test_a_precision_that_a_backend_has_not_is_refused_with_those_that_have_it(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match=r"'fp16' for the backend 'ort_cpu': it has int8, fp32 only; fp16 is for tensorrt, ort_tensorrt"):
+        create_backend(bundle, "ort_cpu", precision="fp16")
+    with pytest.raises(InputError, match=r"'fp64', expected auto or one of fp32, fp16, int8"):
+        create_backend(bundle, "ort_cpu", precision="fp64")
+
+
+def test_a_precision_that_no_backend_here_has_is_refused_with_what_each_has(bundle: Bundle) -> None:
+    machine = Machine(bundle).add("ort_cuda", why_not="no GPU", precisions=("fp16", "fp32")).add("ort_cpu", precisions=("int8", "fp32"))
+    with pytest.raises(BackendError, match=r"precision fp16, but no backend .*: ort_cuda: no GPU; ort_cpu: it has int8, fp32 only"):
+        Ladder(bundle, Wanted(precision="fp16"), machine.kinds)
+
+
+def verified(bundle: Bundle, folder: Path, **figures: float) -> Bundle:
+    """The same bundle whose export measured this."""
+    copy = Path(shutil.copytree(bundle.path, folder / "verified"))
+    return update_reports(copy, verification={f"{name}.rollout_psnr_db": figure for name, figure in figures.items()})
+
+
+@pytest.mark.parametrize(
+    ("figures", "gpu", "cpu"),
+    [
+        ({}, "fp32", "fp32"),
+        ({"int8": FAITHFUL_DB - 0.1, "fp16": FAITHFUL_DB - 0.1}, "fp32", "fp32"),
+        ({"int8": FAITHFUL_DB}, "fp32", "int8"),
+        ({"fp16": FAITHFUL_DB}, "fp16", "fp32"),
+    ],
+)
+def test_the_automatic_precision_is_the_fastest_that_an_export_found_to_predict_the_same(bundle, tmp_path, figures, gpu, cpu):
+    found = verified(bundle, tmp_path, **figures)
+    for why_not, expected in (("", ("ort_cuda", gpu)), ("no GPU", ("ort_cpu", cpu))):
+        machine = Machine(found).add("ort_cuda", why_not, precisions=("fp16", "fp32"))
+        machine.add("ort_cpu", precisions=("int8", "fp32"), on_gpu=False)
+        backend = Ladder(found, Wanted(), machine.kinds).open().backend
+        assert (backend.name, backend.precision) == expected
+
+
+def test_a_fast_precision_that_something_is_missing_for_is_passed_over_and_nothing_is_degraded(bundle: Bundle, tmp_path: Path) -> None:
+    found = verified(bundle, tmp_path, int8=50.0)
+    machine = Machine(found).add("ort_cpu", precisions=("int8", "fp32"), lacks="quantising needs onnx", on_gpu=False)
+    opened = Ladder(found, Wanted(), machine.kinds).open()
+    assert (opened.backend.precision, opened.cause) == ("fp32", "")
+    assert opened.refused == {"ort_cpu in int8": "quantising needs onnx"}
+
+
+def test_single_precision_is_the_last_resort_of_the_automatic_one_only(bundle: Bundle, tmp_path: Path) -> None:
+    found = verified(bundle, tmp_path, int8=50.0)
+
+    def open_kind(_: Bundle, precision: str, __: Wanted) -> Any:
+        if precision == "int8":
+            raise BackendError("it cannot be quantised")
+        return Failing(found, "ort_cpu", precision)
+
+    kinds = [Kind("ort_cpu", ("int8", "fp32"), lambda: "", open_kind)]
+    opened = Ladder(found, Wanted(), kinds).open()
+    assert (opened.backend.precision, opened.cause) == ("fp32", "ort_cpu in int8: it cannot be quantised")
+    with pytest.raises(BackendError, match="cannot be quantised"):
+        Ladder(found, Wanted(precision="int8"), kinds).open()
+
+
+def test_a_backend_below_one_that_was_named_takes_the_precision_that_it_has(bundle: Bundle) -> None:
+    machine = Machine(bundle).add("ort_cuda", precisions=("fp16", "fp32")).add("ort_cpu", precisions=("int8", "fp32"), on_gpu=False)
+    ladder = Ladder(bundle, Wanted("ort_cuda", "fp16"), machine.kinds)
+    opened = ladder.open()
+    below = ladder.below(opened, BackendError("out of memory"))
+    assert below is not None
+    assert [(backend.name, backend.precision) for backend in machine.opened] == [("ort_cuda", "fp16"), ("ort_cpu", "fp32")]
+
+
+def test_no_other_backend_takes_the_references_place(bundle: Bundle) -> None:
+    machine = Machine(bundle).add("ort_cuda").add("torch", on_gpu=False).add("ort_cpu", on_gpu=False)
+    ladder = Ladder(bundle, Wanted("torch"), machine.kinds)
+    assert ladder.below(ladder.open(), BackendError("out of memory")) is None
+    assert machine.left_open == ["torch"]
+
+
+def test_a_backend_that_is_named_builds_the_engines_that_it_lacks_and_auto_goes_without(bundle: Bundle, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    engines = Engines(lambda *_: built.exists(), lambda *_: script({"finished": True}, then=f"open({str(built)!r}, 'w')"))
+    machine = Machine(bundle).add("tensorrt", engines=engines).add("ort_cpu", on_gpu=False)
+    opened = Ladder(bundle, Wanted(), machine.kinds).open()
+    assert (opened.backend.name, opened.cause) == ("ort_cpu", "tensorrt in fp32: its engines are not built yet")
+    ladder = Ladder(bundle, Wanted("tensorrt"), machine.kinds)
+    assert ladder.lacks_engines
+    ladder.build()
+    assert not ladder.lacks_engines
+    assert ladder.open().backend.name == "tensorrt"
+
+
+def test_engines_that_cannot_be_built_are_an_error_with_the_reason(bundle: Bundle) -> None:
+    machine = Machine(bundle).add("tensorrt", engines=built_by(script({"fault": "unsupported operator"}, code=1)))
+    with pytest.raises(BackendError, match="engines of tensorrt in fp32 cannot be built: unsupported operator"):
+        Ladder(bundle, Wanted("tensorrt"), machine.kinds).build()
+
+
+def test_a_gpu_that_does_not_answer_is_found_out_when_its_engines_are_opened_and_the_next_backend_serves(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from longscape_ros.runtime import cuda, tensorrt
+
+    if reason := tensorrt.unavailable():
+        pytest.skip(reason)
+    real = all_kinds()[0]
+
+    def lost() -> Any:
+        raise BackendError("the GPU does not answer")
+
+    monkeypatch.setattr(cuda, "open_device", lost)
+    assert real.name == "tensorrt"
+    machine = Machine(bundle).add("ort_cpu", on_gpu=False)
+    kinds = [replace(real, why_not=lambda: ""), *machine.kinds]
+    opened = Ladder(bundle, Wanted(cache=ArtifactCache(tmp_path)), kinds).open()
+    assert (opened.backend.name, opened.cause) == ("ort_cpu", "tensorrt in fp32: the GPU does not answer")
+
+
+def test_engines_are_built_by_a_process_that_is_told_bundle_precision_and_cache(bundle: Bundle, tmp_path: Path) -> None:
+    engines = all_kinds()[0].engines
+    assert engines is not None
+    words = engines.command(bundle, "fp16", Wanted(cache=ArtifactCache(tmp_path)))
+    assert words[:3] == [sys.executable, "-m", "longscape_ros.runtime.build_engines"]
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    assert given == {"--bundle": str(bundle.path), "--precision": "fp16", "--target": "current", "--cache": str(tmp_path)}
+
+
+def test_what_was_chosen_and_what_was_not_is_logged(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine(bundle).add("tensorrt", why_not="no GPU").add("ort_cuda", opens=False).add("ort_cpu", on_gpu=False)
+    with caplog.at_level(logging.INFO):
+        Ladder(bundle, Wanted(), machine.kinds).open()
+    expected = "runs on ort_cpu in fp32 (a GPU that is a CPU); not tensorrt: no GPU; not ort_cuda in fp32: ort_cuda does not open."
+    assert caplog.messages[-1].endswith(expected)
 
 
 def test_no_threads_are_refused(bundle: Bundle) -> None:

@@ -87,7 +87,7 @@ def test_the_classic_flavour_comes_first_unless_the_other_is_asked_for(absent):
 
 def test_a_tensorrt_too_old_for_typed_networks_is_refused(absent):
     absent.setitem(sys.modules, "tensorrt", classic_module("8.5.2"))
-    assert unavailable(CLASSIC).startswith("Found tensorrt 8.5.2, expected 10.0 or newer; update it: pip install tensorrt")
+    assert unavailable(CLASSIC).startswith("Found tensorrt 8.5.2, expected 10.1 or newer; update it: pip install tensorrt")
 
 
 def test_a_tensorrt_whose_libraries_do_not_load_gives_its_reason_and_the_next_is_tried(absent, tmp_path):
@@ -99,7 +99,7 @@ def test_a_tensorrt_whose_libraries_do_not_load_gives_its_reason_and_the_next_is
 
 
 def test_a_package_of_that_name_that_is_no_tensorrt_is_refused(absent):
-    absent.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.0"))
+    absent.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.1"))
     assert "tensorrt has no Builder" in unavailable(CLASSIC)
 
 
