@@ -26,7 +26,7 @@ DEMO = [*EMBEDDED, *SIM, *VIDEO]
 ON_PC = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 RTX = [f"onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0{ON_PC}", f"tensorrt-rtx-cu13-bindings==1.7.1.116{ON_PC}"]
 """Libraries and bindings of TensorRT-RTX, whose versions must be equal: 1.7.1.116."""
-TRAIN = ["torch>=2.6", "einops>=0.8", "onnx>=1.17", "onnxscript>=0.5", "tensorboard>=2.14"]
+TRAIN = ["torch>=2.6", "einops>=0.8", "onnxscript>=0.5", "tensorboard>=2.14"]
 
 
 def share(*folders: str) -> list[tuple[str, list[str]]]:
@@ -56,6 +56,7 @@ setup(
     ],
     install_requires=[
         "numpy>=1.21",
+        "onnx>=1.17",
         "onnxruntime>=1.19",
         "pyyaml>=6",
         "rosbags>=0.10.9",
@@ -68,9 +69,9 @@ setup(
         "video": VIDEO,
         "demo": DEMO,
         "train": TRAIN,
-        "tensorrt": ["tensorrt>=10.1", "onnx>=1.17", "cupy-cuda13x>=13.6"],
-        "tensorrt-rtx": [*RTX, "onnx>=1.17", f"cupy-cuda13x>=13.6{ON_PC}"],
-        "gpu": ["onnxruntime-gpu>=1.19"],
+        "tensorrt": ["tensorrt>=10.1", "cupy-cuda13x>=13.6"],
+        "tensorrt-rtx": [*RTX, f"cupy-cuda13x>=13.6{ON_PC}"],
+        "gpu": ["onnxruntime-gpu>=1.19", "cupy-cuda12x>=13.6"],
         "test": [*DEMO, *TRAIN, *RTX, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
     },
     entry_points={

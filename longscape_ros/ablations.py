@@ -31,6 +31,7 @@ from longscape_ros.model.recipes import Recipe
 from longscape_ros.model.run import LATENTS, load_run
 from longscape_ros.model.train import Data, train_on
 from longscape_ros.model.transformer import TransformerConfig
+from longscape_ros.runtime.backend import FP32
 from longscape_ros.runtime.predictor import Choice, Cut, Predictor
 
 METHOD = "longscape"
@@ -222,7 +223,9 @@ def _evaluate(name: str, run: Path, steps: int, evaluation: Evaluation, rule_sha
     if not folder.is_dir():
         export_run(run, folder, name, steps=steps)
     bundle = load_bundle(folder)
-    with prepare(bundle, evaluation.bags, None, evaluation.horizons, evaluation.windows, evaluation.backend, evaluation.probe) as setting:
+    with prepare(
+        bundle, evaluation.bags, None, evaluation.horizons, evaluation.windows, evaluation.backend, evaluation.probe, FP32
+    ) as setting:
         setting = replace(setting, predictor=_predictor(name, bundle, setting, rule_shares))
         scores = setting.score()
     figures = scores.figures()

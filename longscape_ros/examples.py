@@ -77,6 +77,4 @@ def read_examples(bundle: Bundle) -> list[Snapshot]:
             moments = list(zip(stored["context"], stored["motion"], strict=True))
         return [Snapshot(0, context, motion, assumed_from=len(motion) - len(context)) for context, motion in moments]
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        raise BundleError(
-            f"{path}: found no examples ({error!r}), expected 'context' and 'motion'; export the model again."
-        ) from error
+        raise BundleError(f"{path}: found no examples ({error!r}), expected 'context' and 'motion'; export the model again.") from error

@@ -13,7 +13,8 @@ from longscape_ros.errors import BundleError, HostError
 from longscape_ros.evaluation import evaluate
 from longscape_ros.examples import read_examples
 from longscape_ros.offline import predict_bag
-from longscape_ros.runtime.quantized import is_verified
+from longscape_ros.runtime.backend import FP16, INT8
+from longscape_ros.runtime.kinds import is_verified
 from longscape_ros.simulation.generate import EpisodeConfig, record_bag
 
 LARGEST_BYTES = 40_000_000
@@ -52,9 +53,10 @@ def test_its_graphs_compute_what_torch_does(bundle):
     assert all(difference <= LARGEST_DIFFERENCE for difference in differences.values()), differences
 
 
-def test_it_has_examples_and_predicts_the_same_in_8_bit_integers(bundle):
+def test_it_has_examples_and_predicts_the_same_in_lower_precisions(bundle):
     assert len(read_examples(bundle)) == 4
-    assert is_verified(bundle.manifest)
+    assert is_verified(bundle.manifest, INT8)
+    assert is_verified(bundle.manifest, FP16)
 
 
 def test_its_figures_on_held_out_episodes_are_better_than_copying_and_follow_the_actions(bundle):

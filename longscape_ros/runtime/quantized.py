@@ -56,11 +56,6 @@ def why_not() -> str:
     return ""
 
 
-def is_verified(manifest: Manifest) -> bool:
-    """Whether an export measured that quantised graphs predict the same."""
-    return manifest.verification.get(VERIFIED, 0.0) >= FAITHFUL_DB
-
-
 def quantizable(manifest: Manifest) -> set[str]:
     """The graphs of a bundle that are quantised."""
     decoder = {DECODER} if EXAMPLES in manifest.files else set()

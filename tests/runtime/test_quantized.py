@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.tiny_bundle import MANIFEST, write_tiny_bundle
+from support.tiny_bundle import write_tiny_bundle
 
 from longscape_ros.actions import feature_count
 from longscape_ros.bundle import DECODER, Bundle, default_bundle_path, denoiser, load_bundle
@@ -21,7 +21,7 @@ from longscape_ros.examples import read_examples
 from longscape_ros.runtime.backend import INT8
 from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from longscape_ros.runtime.quantized import FAITHFUL_DB, KEPT, is_verified, quantizable, quantized, why_not
+from longscape_ros.runtime.quantized import FAITHFUL_DB, KEPT, quantizable, quantized, why_not
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +131,3 @@ def test_a_graph_without_such_weights_is_refused(bundle: Bundle, cache: Artifact
 def test_a_precision_that_a_cpu_has_not_is_refused(bundle: Bundle) -> None:
     with pytest.raises(InputError, match="'fp16', expected fp32 or int8"):
         OnnxRuntimeBackend(bundle, 1, "fp16")
-
-
-@pytest.mark.parametrize(
-    ("measured", "verified"), [({}, False), ({"int8.rollout_psnr_db": 30.0}, False), ({"int8.rollout_psnr_db": 50.0}, True)]
-)
-def test_only_a_measured_precision_counts_as_verified(tmp_path: Path, measured: dict[str, float], verified: bool) -> None:
-    assert is_verified(write_tiny_bundle(tmp_path / "bundle", verification=measured).manifest) == verified
-    assert not is_verified(MANIFEST)
