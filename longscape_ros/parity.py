@@ -9,6 +9,7 @@ Letters: B batch, K context frames, T chunk frames, N future steps, H W image, C
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,8 @@ from longscape_ros.runtime.quantized import FAITHFUL_DB
 
 FRAMES = 64
 """Of a rollout."""
+
+_LOG = logging.getLogger(__name__)
 
 Both = Callable[[Callable[[Backend], NDArray[Any]]], tuple[NDArray[Any], NDArray[Any]]]
 """Gives what a backend and the reference make of the same."""
@@ -154,7 +157,7 @@ def verify(
         bundle: What all run.
         backend: One to compare; ``auto``: all.
         precision: One to compare in; ``auto``: all.
-        reference: A backend in single precision; ``auto``: torch, or where that is not installed ``ort_cpu``.
+        reference: A backend in single precision; ``auto``: torch, or where that cannot run the bundle ``ort_cpu``.
         progress: Told (comparisons done, their number, the next one).
         kinds: In the place of the package's; for tests.
 
@@ -166,17 +169,15 @@ def verify(
     """
     kinds = kinds or all_kinds()
     absent = {kind.name: kind.why_not() for kind in kinds}
-    if reference == AUTO:
-        reference = "torch" if not absent.get("torch", "absent") else "ort_cpu"
-    figures: dict[str, float | str] = {"meta.model_id": bundle.model_id, "meta.reference": reference}
+    exact = _reference(bundle, reference)
+    figures: dict[str, float | str] = {"meta.model_id": bundle.model_id, "meta.reference": exact.name}
     faults: list[ParityError] = []
     tried = [
         (kind, each)
         for kind in kinds
         for each in kind.precisions
-        if backend in (AUTO, kind.name) and precision in (AUTO, each) and (kind.name, each) != (reference, FP32)
+        if backend in (AUTO, kind.name) and precision in (AUTO, each) and (kind.name, each) != (exact.name, FP32)
     ]
-    exact = create_backend(bundle, reference, precision=FP32)
     compared = 0
     for number, (kind, each) in enumerate(tried):
         if progress:
@@ -202,10 +203,20 @@ def verify(
     exact.close()
     if not compared:
         reasons = "; ".join(f"{name.removeprefix('meta.')} {text}" for name, text in figures.items() if str(text).startswith("not run"))
-        raise BackendError(f"Got nothing to compare with {reference} ({reasons or 'no such backend or precision'}); name others.")
+        raise BackendError(f"Got nothing to compare with {exact.name} ({reasons or 'no such backend or precision'}); name others.")
     if progress:
         progress(len(tried), len(tried), "")
     return figures, faults
+
+
+def _reference(bundle: Bundle, name: str) -> Backend:
+    if name != AUTO:
+        return create_backend(bundle, name, precision=FP32)
+    try:
+        return create_backend(bundle, "torch", precision=FP32)
+    except LongscapeError as error:
+        _LOG.warning("Backends are compared with ort_cpu, for torch cannot be had here: %s", error)
+        return create_backend(bundle, "ort_cpu", precision=FP32)
 
 
 def compare(bundle: Bundle, backend: Backend, reference: Backend, frames: int = FRAMES, seed: int = 0) -> Parity:

@@ -5,14 +5,15 @@
 #
 #   scripts/gpu_check.sh OUTPUT [BENCH OPTIONS ...]
 #
-# OUTPUT is made: doctor.json, tests.txt, engines/, verify.json, bench/. PYTHON names the interpreter of the environment that has
-# longscape_ros with its extras test and tensorrt-rtx, tensorrt or gpu.
+# OUTPUT is made: doctor.json, tests.txt, engines/, verify.json, bench/. BUNDLE names another bundle than the one that ships; PYTHON the
+# interpreter of the environment that has longscape_ros with its extras test and tensorrt-rtx, tensorrt or gpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 output=$1
 shift
 python=${PYTHON:-.venv-test/bin/python}
+bundle=(${BUNDLE:+--bundle "$BUNDLE"})
 mkdir -p "$output"
 
 longscape() { "$python" -m longscape_ros "$@"; }
@@ -25,16 +26,16 @@ step() {
     "$@" || failed+=("$name")
 }
 
-step doctor longscape doctor --json "$output/doctor.json"
+step doctor longscape doctor "${bundle[@]}" --json "$output/doctor.json"
 step tests sh -c "'$python' -m pytest -rs tests/runtime/test_cuda.py tests/runtime/test_gpu_backend.py > '$output/tests.txt'; status=\$?
     tail -n 12 '$output/tests.txt'; exit \$status"
 if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then
-    step engines longscape export --tensorrt --output "$output/engines" --json "$output/engines.json"
+    step engines longscape export --tensorrt "${bundle[@]}" --output "$output/engines" --json "$output/engines.json"
 else
     echo "== engines: left out, this machine has no NVIDIA GPU"
 fi
-step verify longscape export --verify --json "$output/verify.json"
-step bench longscape bench --report "$output/bench" --json "$output/bench.json" "$@"
+step verify longscape export --verify "${bundle[@]}" --json "$output/verify.json"
+step bench longscape bench "${bundle[@]}" --report "$output/bench" --json "$output/bench.json" "$@"
 
 if [ ${#failed[@]} != 0 ]; then
     echo "gpu_check: these failed: ${failed[*]}" >&2

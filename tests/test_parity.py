@@ -151,3 +151,8 @@ def test_with_nothing_to_compare_the_reasons_are_told(bundle: Bundle) -> None:
     absent = Kind("ort_cuda", (FP32,), lambda: "no GPU", lambda *_: None)  # type: ignore[arg-type, return-value]
     with pytest.raises(BackendError, match=r"ort_cuda\.fp32 not run: no GPU"):
         verify(bundle, reference="ort_cpu", kinds=[absent])
+
+
+def test_a_bundle_that_torch_cannot_run_is_compared_with_onnx_runtime(bundle: Bundle) -> None:
+    figures, faults = verify(bundle, "ort_cpu", INT8)
+    assert (figures["meta.reference"], faults) == ("ort_cpu", [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script that makes a bundle from nothing, at toy size: the one that the recipes for GPUs run in."""
+"""The script that makes a bundle from nothing, at toy size: the one that the recipes for GPUs run in; and the one that checks a GPU."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 from support.hosts import skip_unless_installed, skip_unless_rendered
+from support.tiny_bundle import write_tiny_bundle
 
 from longscape_ros.bundle import load_bundle
+from longscape_ros.runtime import cuda
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "train_bundle.sh"
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPT = SCRIPTS / "train_bundle.sh"
 AGAIN = 75
 TOY = {
     "RECIPE": "toy",
@@ -53,3 +56,20 @@ def test_a_bundle_is_made_in_legs_on_two_machines(tmp_path: Path) -> None:
     assert manifest.confidence is not None
     assert manifest.evaluation["psnr.model.8"] == pytest.approx(json.loads((second / "eval.json").read_text())["psnr.model.8"])
     assert {"eval.md", "eval.png", "experts.md", "experts.png"} <= {path.name for path in (second / "report").iterdir()}
+
+
+def test_the_check_of_a_gpu_runs_to_its_end_without_one_and_says_what_it_left_out(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny")
+    environment = {**os.environ, "PYTHON": sys.executable, "BUNDLE": str(bundle.path), "OMP_NUM_THREADS": "1"}
+    options = ("--seconds", "1", "--no-node", "--no-compare")
+    call = ["bash", str(SCRIPTS / "gpu_check.sh"), str(tmp_path / "out"), *options]
+    result = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    verified = json.loads((tmp_path / "out" / "verify.json").read_text())
+    assert verified["ort_cpu.int8.same_experts"] == 1
+    assert (tmp_path / "out" / "bench" / "bench.md").is_file()
+    if not cuda.unavailable():
+        return
+    assert "left out, this machine has no NVIDIA GPU" in result.stdout
+    assert verified["meta.tensorrt.fp16"].startswith("not run: ")
+    assert "SKIPPED" in (tmp_path / "out" / "tests.txt").read_text()

@@ -82,7 +82,7 @@ def test_without_torch_engines_are_built_all_the_same(rtx, bundle: Bundle, tmp_p
         ("--tensorrt --name mine --output out", "Got --name with --tensorrt"),
         ("--tensorrt --verify --output out", "Got --tensorrt and --verify, expected one of them"),
         ("--verify --output out", "Got --output with --verify"),
-        ("--verify --backend abacus", "Got nothing to compare with torch (no such backend or precision)"),
+        ("--verify --backend abacus", "(no such backend or precision); name others"),
         ("--tensorrt --bundle nowhere --output out", "nowhere: found no bundle.json"),
         ("--tensorrt --targets sm86,sm86 --output out", "Got the targets sm86, sm86, expected at least one, and each once"),
         ("--tensorrt --targets , --output out", "Got the targets (none), expected at least one, and each once"),
