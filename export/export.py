@@ -18,7 +18,7 @@ from longscape_ros.export.verify import verify_graphs, verify_rollout
 from longscape_ros.model.run import HEADS, Run, load_model, load_run
 from longscape_ros.model.stored import ATTENTION_HEADS
 from longscape_ros.model.world import WorldModel
-from longscape_ros.parity import compare
+from longscape_ros.parity import compare_rollouts
 from longscape_ros.runtime.backend import INT8, Backend
 from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.half import half, halved
@@ -113,7 +113,7 @@ def _faithfulness(bundle: Bundle, exact: Backend, folder: Path) -> dict[str, flo
         INT8_VERIFIED: OnnxRuntimeBackend(bundle, precision=INT8, cache=ArtifactCache(folder / "cache")),
         FP16_VERIFIED: OnnxRuntimeBackend(in_half),
     }
-    figures = {name: compare(bundle, backend, exact).rollout_psnr_db for name, backend in backends.items()}
+    figures = {name: compare_rollouts(bundle, backend, exact)[0] for name, backend in backends.items()}
     for backend in backends.values():
         backend.close()
     return figures

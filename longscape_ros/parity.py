@@ -229,18 +229,24 @@ def compare(bundle: Bundle, backend: Backend, reference: Backend, frames: int = 
         frames: Of each rollout, if the examples' plans are as long.
         seed: Of the noise.
     """
-    examples = read_examples(bundle) or [_noise_example(bundle, seed)]
+    examples = _examples(bundle, seed)
     graphs: dict[str, Difference] = {}
     for graph, found, expected in _outputs(bundle, examples, backend, reference, seed):
         difference = Difference.of(found, expected)
         graphs[graph] = difference.worse(graphs[graph]) if graph in graphs else difference
+    psnr_db, same = compare_rollouts(bundle, backend, reference, frames, seed)
+    return Parity(backend.name, backend.precision, reference.name, graphs, psnr_db, same)
+
+
+def compare_rollouts(bundle: Bundle, backend: Backend, reference: Backend, frames: int = FRAMES, seed: int = 0) -> tuple[float, float]:
+    """PSNR of the frames of rollouts, the lowest, and the share of chunks that went to the same expert; see :func:`compare`."""
     ratios: list[float] = []
     same: list[bool] = []
-    for example in examples:
+    for example in _examples(bundle, seed):
         one, other = (Predictor(bundle, b).predict(example, horizon=frames, seed=seed) for b in (backend, reference))
         ratios.append(psnr(other.frames, one.frames))
         same += [a == b for a, b in zip(one.experts, other.experts, strict=True)]
-    return Parity(backend.name, backend.precision, reference.name, graphs, float(min(ratios)), float(np.mean(same)))
+    return float(min(ratios)), float(np.mean(same))
 
 
 def _outputs(
@@ -298,6 +304,10 @@ def _features(bundle: Bundle, examples: Sequence[Snapshot], length: int) -> Floa
     known = bundle.manifest.context
     motions = [e.motion[np.minimum(np.arange(known + length), len(e.motion) - 1)] for e in examples]
     return encode_actions(np.stack(motions), known - 1, bundle.manifest.action_space)
+
+
+def _examples(bundle: Bundle, seed: int) -> list[Snapshot]:
+    return read_examples(bundle) or [_noise_example(bundle, seed)]
 
 
 def _noise_example(bundle: Bundle, seed: int) -> Snapshot:

@@ -18,6 +18,7 @@ from support.toy_runs import FPS, MAPPING, write_toy_bag, write_toy_bags
 
 from longscape_ros.contract import TopicMapping
 from longscape_ros.errors import BagError, InputError
+from longscape_ros.examples import EXAMPLES
 from longscape_ros.model import fit
 from longscape_ros.model import train as training
 from longscape_ros.model.recipes import RECIPES, Recipe, Stage, cpu, toy
@@ -186,7 +187,7 @@ def test_experts_go_their_own_ways_after_they_were_copied(finished: Finished) ->
 def test_all_stages_have_checkpoints_and_no_half_written_ones(finished: Finished) -> None:
     checkpoints = {f"{stage}.pt" for stage in STEPS}
     found = {path.name for path in finished.run.iterdir()}
-    assert found == {*checkpoints, LATENTS, ROLLOUTS, LOG, LOCK, TENSORBOARD, WEIGHTS, "run.json"}
+    assert found == {*checkpoints, LATENTS, ROLLOUTS, LOG, LOCK, TENSORBOARD, WEIGHTS, EXAMPLES, "run.json"}
     stored = {path.name for path in (finished.run / WEIGHTS).iterdir()}
     assert stored == {f"{stage}{end}" for stage in STEPS for end in (".json", "-0.npz")}
 
