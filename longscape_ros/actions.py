@@ -57,14 +57,21 @@ def encode_actions(motion: NDArray[np.float64], origin: int, space: ActionSpace)
         raise InputError(f"Got motion of shape {motion.shape}, expected [R, {len(space)}] for the actions {list(space.names)}.")
     if not 0 <= origin < motion.shape[-2]:
         raise InputError(f"Got origin {origin} for motion of {motion.shape[-2]} rows, expected one of them.")
-    columns = []
-    for values, d in zip(np.moveaxis(motion, -1, 0), space.dimensions, strict=True):  # [..., R] each
-        if d.moves:
-            columns.append((values - values[..., origin, None]) / d.scale)
-            columns.append(np.diff(values, prepend=values[..., :1]) / (d.scale / STEPS_PER_SCALE))
-        else:
-            columns.append((values - d.midpoint) / d.scale)
-    return np.stack(columns, axis=-1).astype(np.float32)  # [..., R, F]
+    dimensions = space.dimensions
+    moving = [a for a, d in enumerate(dimensions) if d.moves]
+    states = [a for a, d in enumerate(dimensions) if not d.moves]
+    first = np.cumsum([0, *(2 if d.moves else 1 for d in dimensions)])  # column of each dimension
+    features = np.empty((*motion.shape[:-1], first[-1]), np.float32)
+    if moving:
+        scales = np.array([dimensions[a].scale for a in moving])
+        values = motion[..., moving]  # [..., R, moving]
+        features[..., first[moving]] = (values - values[..., origin, None, :]) / scales
+        features[..., 0, first[moving] + 1] = 0
+        features[..., 1:, first[moving] + 1] = (values[..., 1:, :] - values[..., :-1, :]) / (scales / STEPS_PER_SCALE)
+    if states:
+        middles, scales = np.array([(dimensions[a].midpoint, dimensions[a].scale) for a in states]).T
+        features[..., first[states]] = (motion[..., states] - middles) / scales
+    return features
 
 
 def calibrate_space(dimensions: Sequence[ActionDimension], episodes_motion: Sequence[NDArray[np.float64]], longest: int) -> ActionSpace:

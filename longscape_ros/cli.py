@@ -99,10 +99,10 @@ class _Help(RawDescriptionHelpFormatter):
 
 
 def _run(command: Command, options: Namespace, terminal: Terminal) -> int:
-    for module in _absent(command.modules):
+    for module in _absent(command.modules if command.needs(options) else ()):
         raise HostError(_missing(module, command.extra))
     figures = command.run(options, terminal)
-    if command is not doctor.COMMAND:  # its table is made of words
+    if not command.shows_figures:
         terminal.table(f"longscape {command.name}", {name: figure for name, figure in figures.items() if _is_shown(name, figure)})
     if options.json:
         write_json(options.json, _labelled(command, figures))

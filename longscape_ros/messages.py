@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, Status
 from longscape_ros.errors import InputError
+from longscape_ros.sharing import share
 
 Classes = Callable[[str], type]
 Image = NDArray[np.uint8]
@@ -38,6 +39,9 @@ _ENCODERS: dict[str, tuple[str, tuple[int, ...]]] = {
     "png": (".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)),
     "jpeg": (".jpg", (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)),
 }
+_SHARED_IMAGES = 8
+"""Images that one thread encodes at a time."""
+
 _TYPE_CODES = {"uint8": "B", "uint32": "I", "float32": "f", "float64": "d"}
 _PATH_PART = re.compile(r"([A-Za-z_]\w*)((?:\[\d+\])*)")
 
@@ -269,15 +273,33 @@ def compressed_message(rgb: Image, stamp_ns: int, frame_id: str, classes: Classe
     Raises:
         InputError: There is no such format.
     """
-    kind = classes(COMPRESSED_IMAGE)
-    header = _header(stamp_ns, frame_id, classes)
-    return kind(header=header, format=f"rgb8; {format} compressed bgr8", data=_numbers(kind, "uint8", _encode(rgb, format)))
+    return _compressed_messages(encode_images(rgb[np.newaxis], format), [stamp_ns], frame_id, classes, format)[0]
 
 
-def _encode(rgb: Image, format_name: str) -> Image:
-    if format_name not in _ENCODERS:
-        raise InputError(f"Got the image format {format_name!r}, expected one of {', '.join(_ENCODERS)}.")
-    extension, options = _ENCODERS[format_name]
+def _compressed_messages(data: Sequence[Image], stamps_ns: Sequence[int], frame_id: str, classes: Classes, format_name: str) -> list[Any]:
+    """sensor_msgs/CompressedImage of images that are encoded; a prediction has many, so nothing is looked up twice."""
+    kind, header, time = classes(COMPRESSED_IMAGE), classes("std_msgs/msg/Header"), classes("builtin_interfaces/msg/Time")
+    text = f"rgb8; {format_name} compressed bgr8"
+    return [
+        kind(
+            header=header(stamp=time(sec=stamp_ns // NANOSECONDS, nanosec=stamp_ns % NANOSECONDS), frame_id=frame_id),
+            format=text,
+            data=_numbers(kind, "uint8", encoded),
+        )
+        for encoded, stamp_ns in zip(data, stamps_ns, strict=True)
+    ]
+
+
+def encode_images(frames: Image, format: str) -> list[Image]:
+    """Images uint8 [N, H, W, 3] -> the bytes of each; see :func:`compressed_message`."""
+    if format not in _ENCODERS:
+        raise InputError(f"Got the image format {format!r}, expected one of {', '.join(_ENCODERS)}.")
+    parts = [frames[start : start + _SHARED_IMAGES] for start in range(0, len(frames), _SHARED_IMAGES)]
+    return [image for encoded in share(lambda part: [_encode(rgb, format) for rgb in part], parts) for image in encoded]
+
+
+def _encode(rgb: Image, format: str) -> Image:
+    extension, options = _ENCODERS[format]
     done, data = cv2.imencode(extension, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
     assert done, "PNG and JPEG take every uint8 RGB image"
     return np.asarray(data, np.uint8).reshape(-1)
@@ -331,6 +353,7 @@ def prediction_to_message(prediction: Prediction, classes: Classes, format: str 
     """
     kind = classes(PREDICTED_VIDEO)
     stamps = prediction.stamps_ns().tolist()
+    images = encode_images(prediction.frames, format)
     frame_id = prediction.frame_id
     chunks = prediction.chunks
     return kind(
@@ -343,7 +366,7 @@ def prediction_to_message(prediction: Prediction, classes: Classes, format: str 
         seed=prediction.seed,
         plan_stamp=time_message(prediction.plan_stamp_ns, classes),
         compute_time=duration_message(round(1e6 * prediction.timings_ms.get("total", 0.0)), classes),
-        frames=[compressed_message(rgb, stamp, frame_id, classes, format) for rgb, stamp in zip(prediction.frames, stamps, strict=True)],
+        frames=_compressed_messages(images, stamps, frame_id, classes, format),
         assumed_from=prediction.assumed_from,
         chunk_lengths=_numbers(kind, "uint32", np.array([chunk.valid for chunk in chunks], np.uint32)),
         chunk_experts=_numbers(kind, "uint8", np.array(prediction.experts, np.uint8)),

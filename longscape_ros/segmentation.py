@@ -233,10 +233,11 @@ def _first_chunk(
     """Length, valid steps and end reason of the chunk that begins at row 0 and is not shorter than ``at_least``."""
     steps = len(motion) - 1
     flip = int(np.argmax(flipped[1:])) + 1 if flipped[1:].any() else 2 * rule.lengths[-1] + 1  # beyond all lengths: none
+    excursions = _excursions_from(motion[: rule.lengths[-1] + 1], space)
     for length, longer in zip(rule.lengths, (*rule.lengths[1:], 0), strict=True):
         if length < at_least:
             continue
-        moved = _excursion(motion[: length + 1], space) > rule.threshold
+        moved = bool(excursions[min(length, len(excursions) - 1)] > rule.threshold)
         flips = flip <= max(longer, length + rule.lengths[0])  # inside, in the steps it would grow by, or in the next chunk
         if moved or flip <= max(longer, length) or not longer or steps <= length:
             break
@@ -249,13 +250,17 @@ def _first_chunk(
     return length, length, EndReason.END_OF_PLAN if longer else EndReason.MAX_LENGTH
 
 
-def _excursion(rows: NDArray[np.float64], space: ActionSpace) -> float:
-    """The largest excursion of a moving dimension over the rows, as a fraction of its range."""
-    return max((float(np.ptp(rows[:, a])) / d.motion_range for a, d in enumerate(space.dimensions) if d.moves), default=0.0)
+def _excursions_from(rows: NDArray[np.float64], space: ActionSpace) -> NDArray[np.float64]:
+    """float64 [rows], the largest excursion of a moving dimension from row 0 to each, as a fraction of its range."""
+    moving = [a for a, d in enumerate(space.dimensions) if d.moves]
+    values = rows[:, moving]
+    ranges = np.array([space.dimensions[a].motion_range for a in moving])
+    excursions = np.maximum.accumulate(values) - np.minimum.accumulate(values)
+    return np.asarray(np.max(excursions / ranges, axis=1, initial=0.0))
 
 
 def _excursions(motion: NDArray[np.float64], space: ActionSpace, lengths: Sequence[int]) -> NDArray[np.float64]:
-    """float64 [N + 1, L], :func:`_excursion` of each length from each row; NaN where the length does not fit."""
+    """float64 [N + 1, L], the excursion of each length from each row, see :func:`_excursions_from`; NaN where it does not fit."""
     result = np.full((len(motion), len(lengths)), np.nan)
     moving = [a for a, d in enumerate(space.dimensions) if d.moves]
     ranges = np.array([space.dimensions[a].motion_range for a in moving])

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
 MOST_HELPERS = 3
 """Threads beside the caller's: the work is a millisecond, and more would wait longer than they work."""
+
+PATIENCE = 0.5
+"""How long the others are waited for when nothing is left to take, over the time until then."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +39,11 @@ def begin(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Callable[[
 
 
 def share(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """``[work(item) for item in items]``, on several threads; they take the items one by one."""
+    """``[work(item) for item in items]``, on several threads; they take the items one by one.
+
+    An item that another thread has taken and does not finish, because something else has its CPU, is done again by the caller. So all
+    takes hardly longer than without the others, and ``work`` must not mind being done twice.
+    """
     results: dict[int, R] = {}
     waiting: SimpleQueue[int] = SimpleQueue()
     for index in range(len(items)):
@@ -50,13 +58,15 @@ def share(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
             results[index] = work(items[index])
 
     helpers = [future for _ in items[1:] if (future := _submit(take)) is not None]
+    begin_s = time.perf_counter()
     try:
         take()
     finally:
         begun = [future for future in helpers if not future.cancel()]
-    for future in begun:
+    done, _ = wait(begun, PATIENCE * (time.perf_counter() - begin_s))
+    for future in done:
         future.result()
-    return [results[index] for index in range(len(items))]
+    return [results[index] if index in results else work(items[index]) for index in range(len(items))]
 
 
 def helper_count() -> int:

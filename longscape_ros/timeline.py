@@ -279,8 +279,8 @@ def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[n
     scale = min(source_height / height, source_width / width)
     cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (source_height - cut_height) // 2, (source_width - cut_width) // 2
-    cut = np.ascontiguousarray(rgb[top : top + cut_height, left : left + cut_width])
-    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    cut = rgb[top : top + cut_height, left : left + cut_width]
+    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: tuple[int, int], image_latency_ns: int = 0) -> GridEpisode:
@@ -539,8 +539,9 @@ def _positions(pieces: list[_Piece], names: tuple[str, ...], times: NDArray[np.i
     segments: list[_Segments] = []
     for piece in pieces:
         segments.append(_segments(piece, names, segments[-1] if segments else None))
-    begins, polynomials = (np.concatenate(parts) for parts in zip(*segments, strict=True))
-    return np.asarray(_evaluate((begins, polynomials), times)[0])
+    begins, polynomials = segments[0] if len(segments) == 1 else tuple(np.concatenate(parts) for parts in zip(*segments, strict=True))
+    c, t = _at(begins, polynomials, times)
+    return _position(c, t)
 
 
 def _segments(piece: _Piece, names: tuple[str, ...], before: _Segments | None) -> _Segments:
@@ -601,11 +602,21 @@ def _hermite(duration: NDArray[np.float64], *ends: tuple[NDArray[np.float64], ND
 
 def _evaluate(segments: _Segments, times: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 [3, R, P], position, velocity and acceleration at the times; before the first segment its beginning's."""
-    begins, polynomials = segments
-    at = np.maximum(np.searchsorted(begins, times, side="right") - 1, 0)
-    t = (np.maximum(times - begins[at], 0) / NANOSECONDS)[:, np.newaxis]  # [R, 1]
-    c = np.moveaxis(polynomials[at], 1, 0)  # [6, R, P]
-    position = c[0] + t * (c[1] + t * (c[2] + t * (c[3] + t * (c[4] + t * c[5]))))
+    c, t = _at(*segments, times)
     velocity = c[1] + t * (2 * c[2] + t * (3 * c[3] + t * (4 * c[4] + t * 5 * c[5])))
     acceleration = 2 * c[2] + t * (6 * c[3] + t * (12 * c[4] + t * 20 * c[5]))
-    return np.stack([position, velocity, acceleration])
+    return np.stack([_position(c, t), velocity, acceleration])
+
+
+def _at(
+    begins: NDArray[np.int64], polynomials: NDArray[np.float64], times: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients float64 [6, R, P] of the segments at the times, and seconds [R, 1] since these began."""
+    at = np.maximum(np.searchsorted(begins, times, side="right") - 1, 0)
+    t = (np.maximum(times - begins[at], 0) / NANOSECONDS)[:, np.newaxis]
+    return polynomials[at].transpose(1, 0, 2), t
+
+
+def _position(c: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 [R, P] of what :func:`_at` gives."""
+    return np.asarray(c[0] + t * (c[1] + t * (c[2] + t * (c[3] + t * (c[4] + t * c[5])))))

@@ -25,6 +25,7 @@ from longscape_ros.messages import (
     JOINT_TRAJECTORY,
     compressed_message,
     duration_message,
+    encode_images,
     filmstrip,
     frame_from_compressed,
     frame_from_image,
@@ -68,6 +69,15 @@ def raw_image(rgb: np.ndarray, encoding: str, data: np.ndarray, step: int) -> Si
     return SimpleNamespace(
         header=header, height=height, width=width, encoding=encoding, is_bigendian=0, step=step, data=array.array("B", data.tobytes())
     )
+
+
+def test_several_images_are_encoded_to_the_same_bytes_as_one_by_one():
+    frames = np.stack([picture(16, 24, seed=k) for k in range(20)])
+    for format in ("jpeg", "png"):
+        alone = [encode_images(frame[np.newaxis], format)[0] for frame in frames]
+        together = encode_images(frames, format)
+        assert len(together) == len(alone)
+        assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
 def make_prediction(frames: int = 12, size: tuple[int, int] = (16, 24)) -> Prediction:

@@ -130,7 +130,7 @@ def _draw_panel(canvas: Canvas, panel: Panel, figures: Mapping[str, float], corn
     names = [f"{prefix}{curve.name}.{h}" for curve, horizons in known for h in horizons for prefix in ("", "ci.low.", "ci.high.")]
     values = [figures[name] for name in names if name in figures] + ([panel.level] if panel.level is not None else [])
     low = 0.0 if panel.from_zero else min(values)
-    axes = _Axes(corner, size, max(h for _, horizons in known for h in horizons), *_rounded(low, max(values)))
+    axes = _Axes(corner, size, max(h for _, horizons in known for h in horizons), *round_axis(low, max(values)))
     axes.draw(canvas, fps)
     if panel.level is not None:
         canvas.line([axes.place(0, panel.level), axes.place(axes.longest, panel.level)], FAINT, 1, dashed=True)
@@ -198,7 +198,7 @@ def _draw_legend(canvas: Canvas, curves: Sequence[Curve], corner: Point, width: 
         canvas.text((x + 28, y), curve.label, 9, INK)
 
 
-def _rounded(low: float, high: float) -> tuple[float, float, float]:
+def round_axis(low: float, high: float) -> tuple[float, float, float]:
     """Ends of an axis that holds both values, and the distance of its marks, all round numbers."""
     span = max(high - low, 1e-6 * max(1.0, abs(high)))
     power = 10 ** math.floor(math.log10(span / 5))

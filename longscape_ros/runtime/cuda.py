@@ -84,8 +84,11 @@ class Device(Protocol):
     def copy(self, target: int, source: int, size: int, stream: Stream) -> None:
         """Queue a copy of ``size`` bytes, in any direction. Host memory must be page-locked, and left alone until it was done."""
 
-    def record(self, stream: Stream) -> Event:
-        """The point that the stream's work has reached when all that is queued now is done."""
+    def record(self, stream: Stream, timed: bool = False) -> Event:
+        """The point that the stream's work has reached when all that is queued now is done; ``timed``: remembers when that was."""
+
+    def elapsed_ms(self, begin: Event, end: Event) -> float:
+        """Milliseconds between two events that were timed; waits for the second."""
 
     def wait(self, stream: Stream, event: Event) -> None:
         """Let the stream's further work wait for an event."""
@@ -203,11 +206,16 @@ class CupyDevice:
         """See :class:`Device`."""
         self._runtime.memcpyAsync(target, source, size, self._runtime.memcpyDefault, stream.ptr)
 
-    def record(self, stream: Stream) -> Event:
+    def record(self, stream: Stream, timed: bool = False) -> Event:
         """See :class:`Device`."""
-        event = self._cupy.cuda.Event(block=True, disable_timing=True)
+        event = self._cupy.cuda.Event(block=True, disable_timing=not timed)
         event.record(stream)
         return event
+
+    def elapsed_ms(self, begin: Event, end: Event) -> float:
+        """See :class:`Device`."""
+        self.synchronize(end)
+        return float(self._cupy.cuda.get_elapsed_time(begin, end))
 
     def wait(self, stream: Stream, event: Event) -> None:
         """See :class:`Device`."""

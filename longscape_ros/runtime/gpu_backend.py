@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ MOST_PREPARED = 96
 MOST_DECODING = 8
 """Chunks that are decoded and not fetched yet; the oldest is fetched when there is one more."""
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 Tensors = dict[str, tuple[Shape, str]]
@@ -172,6 +173,14 @@ class GpuBackend:
             result = self._downloads.take(array.shape, array.dtype)
             self._gpu.copy(result.pointer, self._gpu.pointer(array), result.size, self._main)
             return result.when(self._main).fetch()
+
+    def timed(self, work: Callable[[], T]) -> tuple[T, float]:
+        """What ``work`` gives, and the milliseconds that the GPU needs for what it queues, between CUDA events."""
+        begin = self._gpu.record(self._main, timed=True)
+        self._gpu.wait(self._decode, begin)
+        result = work()
+        self._gpu.wait(self._main, self._gpu.record(self._decode))
+        return result, self._gpu.elapsed_ms(begin, self._gpu.record(self._main, timed=True))
 
     def close(self) -> None:
         """See :class:`Backend`."""

@@ -133,6 +133,17 @@ def test_a_prediction_is_that_of_the_cpu(bundle: Bundle, backend: GpuBackend, pl
     close(found.confidence, expected.confidence)
 
 
+def test_work_is_timed_between_events_that_enclose_both_streams(backend: GpuBackend, device: HostDevice) -> None:
+    main, decode = list(device.streams.values())[:2]
+    given = chunk(2, 8)
+    denoised, denoising_ms = backend.timed(lambda: backend.denoise(0, **given))
+    finish, decoding_ms = backend.timed(lambda: backend.start_decoding(denoised[0]))
+    assert min(denoising_ms, decoding_ms) > 0  # what was queued in between
+    assert not main.queued
+    assert not decode.queued  # and done, on both
+    assert np.array_equal(finish(), backend.start_decoding(denoised[0])())
+
+
 def test_a_rollout_is_that_of_the_cpu(bundle: Bundle, backend: GpuBackend, plain: PlainGraphs) -> None:
     found, expected = (Predictor(bundle, runs).roll_out(make_snapshot(60), horizon=60, seed=5) for runs in (backend, plain))
     close(found.latents, expected.latents)

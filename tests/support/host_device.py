@@ -169,8 +169,13 @@ class HostDevice:
         self.downloaded += size * self._is_pinned(target)
         self.queue(stream, lambda: ctypes.memmove(target, source, size))
 
-    def record(self, stream: HostStream) -> HostEvent:
+    def record(self, stream: HostStream, timed: bool = False) -> HostEvent:
         return HostEvent(stream, stream.end)
+
+    def elapsed_ms(self, begin: HostEvent, end: HostEvent) -> float:
+        """As many as there were pieces of work between them."""
+        self.synchronize(end)
+        return float(end.at - begin.at)
 
     def wait(self, stream: HostStream, event: HostEvent) -> None:
         self.queue(stream, lambda: event.stream.run(event.at))
