@@ -23,6 +23,9 @@ from longscape_ros.runtime.predictor import Predictor
 MOST_READY = 8
 """Cells that are kept ready; those that are timed in turns are fewer."""
 
+WARM_MS = 200.0
+"""What takes less is run once more before it is timed."""
+
 CellKind = Literal["denoise", "decode", "chunk", "horizon", "product"]
 
 
@@ -70,9 +73,10 @@ class Bench:
         self._predictor = Predictor(bundle, backend)
         self._events = getattr(backend, "timed", None)
         self._cells: dict[Cell, Timed] = {}
+        self._took_ms: dict[Cell, float] = {}
 
     def milliseconds(self, cell: Cell) -> float:
-        """Time a cell once.
+        """Time a cell once; if it is short, right after it was run before.
 
         Raises:
             BackendError: it failed, or this backend cannot do it.
@@ -81,7 +85,11 @@ class Bench:
             if len(self._cells) >= MOST_READY:
                 self._cells.clear()  # large batches need their memory
             self._cells[cell] = self._make(cell)
-        return self._cells[cell]()
+        run = self._cells[cell]
+        if self._took_ms.get(cell, 0.0) < WARM_MS:
+            run()  # since the last one other processes had the caches, and threads fell asleep
+        self._took_ms[cell] = run()
+        return self._took_ms[cell]
 
     def _make(self, cell: Cell) -> Timed:
         if cell.kind == "product":

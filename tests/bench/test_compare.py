@@ -91,7 +91,7 @@ def test_a_backend_with_cuda_events_is_timed_by_them(bundle: Bundle) -> None:
     bench = Bench(bundle, backend)
     assert [bench.milliseconds(cell) for cell in (Cell("denoise", 8), Cell("decode", 8))] == [0.25, 0.25]
     assert bench.milliseconds(Cell("chunk", 8)) != 0.25
-    assert backend.asked == 2
+    assert backend.asked == 4  # short cells are run once before they are timed
 
 
 def test_no_product_is_timed_where_nothing_could_tell_its_time(bundle: Bundle) -> None:

@@ -298,8 +298,10 @@ def test_episodes_become_a_trained_model_and_a_bundle_that_computes_the_same(cha
     assert chain.figures["train"]["frames"] == 120
     assert chain.figures["train"]["denoiser.steps"] == 20
     parity = {name: value for name, value in chain.figures["export"].items() if name.startswith("parity.")}
+    faithful = {name: parity.pop(f"parity.{name}.rollout_psnr_db") for name in ("int8", "fp16")}
     assert len(parity) == 10
     assert all(0 <= value <= 1e-4 for value in parity.values())
+    assert min(faithful.values()) > 20
     manifest = load_bundle(chain.folder / "bundle").manifest
     assert (manifest.name, manifest.action_space.names) == ("bundle", ("hand_x", "hand_y", "hand_z", "gripper"))
 

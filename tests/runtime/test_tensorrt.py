@@ -6,6 +6,7 @@ from __future__ import annotations
 import _thread
 import importlib.util
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -60,7 +61,7 @@ def build(trt: TensorRt, bundle: Bundle, graph: str = GRAPH, target: str = "", o
 
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No TensorRT is installed."""
+    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"):
     for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     real = importlib.util.find_spec
@@ -115,7 +116,10 @@ def test_the_version_of_the_libraries_is_asked_of_themselves(rtx):
 
 
 def test_loading_does_not_import_the_package_of_the_libraries(rtx):
-    assert "onnxruntime_ep_nv_tensorrt_rtx" not in sys.modules
+    code = "import sys; from longscape_ros.runtime.tensorrt import load_tensorrt, RTX; load_tensorrt(RTX); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "tensorrt_rtx_bindings" in loaded
+    assert "onnxruntime_ep_nv_tensorrt_rtx" not in loaded
 
 
 def test_a_flavour_that_does_not_exist_is_refused():
