@@ -62,7 +62,6 @@ def build(trt: TensorRt, bundle: Bundle, graph: str = GRAPH, target: str = "", o
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"):
-    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "tensorrt" in name else real(name))
