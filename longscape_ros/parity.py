@@ -27,7 +27,7 @@ from longscape_ros.examples import read_examples
 from longscape_ros.runtime.backend import AUTO, FP16, FP32, INT8, Backend, Float32
 from longscape_ros.runtime.backends import Ladder, create_backend
 from longscape_ros.runtime.kinds import Kind, Wanted, all_kinds
-from longscape_ros.runtime.predictor import Predictor, noise_of
+from longscape_ros.runtime.predictor import Predictor, held, noise_of
 from longscape_ros.runtime.quantized import FAITHFUL_DB
 
 FRAMES = 64
@@ -302,7 +302,7 @@ def _estimate(context: Float32, actions: Float32, latents: Float32, backend: Bac
 def _features(bundle: Bundle, examples: Sequence[Snapshot], length: int) -> Float32:
     """float32 [B, K + T, F]."""
     known = bundle.manifest.context
-    motions = [e.motion[np.minimum(np.arange(known + length), len(e.motion) - 1)] for e in examples]
+    motions = [held(e.motion, 0, known + length) for e in examples]
     return encode_actions(np.stack(motions), known - 1, bundle.manifest.action_space)
 
 

@@ -21,7 +21,7 @@ settings.load_profile("shared machine")
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Engines and quantised graphs of the tests are kept for this session alone, in the processes that they start too."""
+    """Engines and quantised graphs are kept for one run of the tests alone, in the processes that they start too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield

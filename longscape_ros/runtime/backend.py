@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from longscape_ros.actions import feature_count
 from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, Manifest
+from longscape_ros.errors import BundleError
 
 Float32 = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
@@ -103,3 +104,32 @@ def expected_tensors(graph: str, manifest: Manifest) -> tuple[Tensors, Tensors]:
     if graph == ERROR_ESTIMATOR:
         return context | actions | {"latents": chunk, "before": (real, (None,))}, {"log_error": (real, (None, None))}
     return context | actions | {"noise": chunk}, {"latents": chunk}
+
+
+def require_tensors(what: str, graph: str, manifest: Manifest, inputs: Tensors, outputs: Tensors) -> None:
+    """Refuse a graph that does not take or give what the manifest says.
+
+    Args:
+        what: Its file or engine, for the message.
+        graph: Its name.
+        manifest: The bundle's.
+        inputs: What it takes.
+        outputs: What it gives; there may be more than is wanted.
+
+    Raises:
+        BundleError: it does not.
+    """
+    wanted_inputs, wanted_outputs = expected_tensors(graph, manifest)
+    if inputs != wanted_inputs:
+        raise BundleError(f"{what}: found the inputs {_text(inputs)}; expected {_text(wanted_inputs)} as the manifest says.")
+    for name, (kind, shape) in wanted_outputs.items():
+        found_kind, found_shape = outputs.get(name, ("", ()))
+        # exporters and builders leave output sizes open that they cannot derive
+        fits = len(found_shape) == len(shape) and all(f in (None, s) for f, s in zip(found_shape, shape, strict=True))
+        if found_kind != kind or not fits:
+            raise BundleError(f"{what}: found the outputs {_text(outputs)}; expected {_text(wanted_outputs)} as the manifest says.")
+
+
+def _text(tensors: Tensors) -> str:
+    sizes = {name: ", ".join("?" if size is None else str(size) for size in shape) for name, (_, shape) in tensors.items()}
+    return "; ".join(f"{name} {kind} [{sizes[name]}]" for name, (kind, _) in tensors.items())

@@ -25,7 +25,7 @@ from longscape_ros.runtime.backend import Float32, Rgb
 from longscape_ros.runtime.candidates import Candidate, CandidateRequest, CandidateResult, Evaluation
 from longscape_ros.runtime.costs import Cost, Trajectory
 from longscape_ros.runtime.futures import Future, Roller, State
-from longscape_ros.runtime.predictor import Predictor, Stopwatch, clip, seed_of
+from longscape_ros.runtime.predictor import Predictor, Stopwatch, clip, require_known, seed_of
 
 FARTHEST = 1e9
 """Times a dimension's scale that a candidate may go; what lies beyond is a fault, and would overflow as the model's input."""
@@ -304,17 +304,10 @@ class _Run:
 
 def _check(request: CandidateRequest, predictor: Predictor, cost: Cost) -> None:
     """Refuse a request that does not fit the bundle or the cost."""
-    manifest = predictor.bundle.manifest
-    shape = (manifest.context, *manifest.image_size, 3)
-    if request.context.shape != shape:
-        raise InputError(f"Got context images {list(request.context.shape)}, expected {list(shape)} as bundle {predictor.model_id} says.")
-    if request.motion.shape[1] != len(manifest.action_space):
-        raise InputError(
-            f"Got motion of {request.motion.shape[1]} dimensions, expected {len(manifest.action_space)}: "
-            f"{', '.join(manifest.action_space.names)}."
-        )
-    if request.goal is not None and request.goal.shape != shape[1:]:
-        raise InputError(f"Got a goal image {list(request.goal.shape)}, expected {list(shape[1:])} like the context; resize it.")
+    require_known(predictor.bundle, request.context, request.motion)
+    size = request.context.shape[1:]
+    if request.goal is not None and request.goal.shape != size:
+        raise InputError(f"Got a goal image {list(request.goal.shape)}, expected {list(size)} like the context; resize it.")
     if "goal" in cost.needs and request.goal is None:
         raise InputError("Got no goal image, expected one, because the cost is a distance to it; give one, or use another cost.")
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, Bundle, Manifest, denoiser
-from longscape_ros.errors import BackendError, BundleError, InputError
-from longscape_ros.runtime.backend import FP32, INT8, Float32, Latents, Rgb, Tensors, expected_tensors
+from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, Bundle, denoiser
+from longscape_ros.errors import BackendError, InputError
+from longscape_ros.runtime.backend import FP32, INT8, Float32, Latents, Rgb, Tensors, require_tensors
 from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.cpus import usable_cpus
 from longscape_ros.runtime.quantized import quantizable, quantized
@@ -71,8 +71,9 @@ class OnnxRuntimeBackend:
         rounded = quantizable(bundle.manifest) if precision == INT8 else ()
         for graph in bundle.manifest.graphs():
             model = quantized(bundle, graph, cache or ArtifactCache()) if graph in rounded else str(bundle.file(graph))
-            self._sessions[graph] = open_session(bundle.file(graph), model, threads)
-            _check(bundle.file(graph), self._sessions[graph], bundle.manifest)
+            self._sessions[graph] = session = open_session(bundle.file(graph), model, threads)
+            inputs, outputs = tensors_of(session.get_inputs()), tensors_of(session.get_outputs())
+            require_tensors(str(bundle.file(graph)), graph, bundle.manifest, inputs, outputs)
         _LOG.info("Opened %s on %s in %s with %d threads.", bundle.model_id, self.name, precision, threads)
 
     def encode(self, rgb: Rgb) -> Latents:
@@ -146,23 +147,6 @@ def open_session(path: Path, model: str | bytes, threads: int) -> Any:
         raise BackendError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot open the graph: {error}") from error
 
 
-def _check(path: Path, session: Any, manifest: Manifest) -> None:
-    inputs, outputs = expected_tensors(path.name, manifest)
-    found_inputs, found_outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
-    if found_inputs != inputs:
-        raise BundleError(f"{path}: found the inputs {_text(found_inputs)}; expected {_text(inputs)} as the manifest says.")
-    for name, (kind, shape) in outputs.items():
-        found_kind, found_shape = found_outputs.get(name, ("", ()))
-        # exporters leave output sizes open that they cannot derive
-        fits = len(found_shape) == len(shape) and all(f in (None, s) for f, s in zip(found_shape, shape, strict=True))
-        if found_kind != kind or not fits:
-            raise BundleError(f"{path}: found the outputs {_text(found_outputs)}; expected {_text(outputs)} as the manifest says.")
-
-
-def _tensors(arguments: list[Any]) -> Tensors:
+def tensors_of(arguments: list[Any]) -> Tensors:
+    """Of a session's inputs or outputs."""
     return {a.name: (_ELEMENTS.get(a.type, a.type), tuple(size if isinstance(size, int) else None for size in a.shape)) for a in arguments}
-
-
-def _text(tensors: Tensors) -> str:
-    sizes = {name: ", ".join("?" if size is None else str(size) for size in shape) for name, (_, shape) in tensors.items()}
-    return "; ".join(f"{name} {kind} [{sizes[name]}]" for name, (kind, _) in tensors.items())

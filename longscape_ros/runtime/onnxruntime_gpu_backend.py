@@ -21,9 +21,10 @@ import numpy as np
 from longscape_ros.bundle import DECODER, ENCODER, Bundle, Manifest, denoiser
 from longscape_ros.errors import BackendError, InputError
 from longscape_ros.runtime import cuda
-from longscape_ros.runtime.backend import FP16, FP32, Tensors
+from longscape_ros.runtime.backend import FP16, FP32, require_tensors
 from longscape_ros.runtime.cuda import Device, Stream
-from longscape_ros.runtime.gpu_backend import Buffers, GpuBackend, Program, require_tensors, tensors
+from longscape_ros.runtime.gpu_backend import Buffers, GpuBackend, Program, tensors
+from longscape_ros.runtime.onnxruntime_backend import tensors_of
 from longscape_ros.runtime.transfers import Shape
 
 MOST_BATCH = 64
@@ -31,7 +32,6 @@ MOST_BATCH = 64
 
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 _PLUGIN_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
-_ELEMENTS = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _LOG = logging.getLogger(__name__)
 
 Model = Path | bytes
@@ -184,7 +184,7 @@ class OnnxRuntimePrograms:
         self.use_cuda_graph = self._captures
         for graph, session in self._sessions.items():
             model = models[graph]
-            inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+            inputs, outputs = tensors_of(session.get_inputs()), tensors_of(session.get_outputs())
             require_tensors(str(model) if isinstance(model, Path) else graph, graph, manifest, inputs, outputs)
 
     def most(self, graph: str, sizes: Mapping[str, Shape]) -> int:
@@ -308,10 +308,6 @@ def _profile(graph: str, manifest: Manifest, most_batch: int) -> list[dict[str, 
     batch = {ENCODER: manifest.context, DECODER: usual}.get(graph, 1)
     extremes = ((1, lengths[0]), (min(batch, most_batch), usual), (most_batch, lengths[-1]))
     return [{name: shape for name, (shape, _) in tensors(graph, manifest, *sizes)[0].items()} for sizes in extremes]
-
-
-def _tensors(arguments: list[Any]) -> Tensors:
-    return {a.name: (_ELEMENTS.get(a.type, a.type), tuple(size if isinstance(size, int) else None for size in a.shape)) for a in arguments}
 
 
 def _open_session(model: Model, provider: Provider, options: dict[str, str]) -> Any:

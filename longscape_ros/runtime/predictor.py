@@ -320,14 +320,7 @@ class Predictor:
 
     def _steps(self, snapshot: Snapshot, horizon: int | None) -> int:
         manifest = self.bundle.manifest
-        shape = (manifest.context, *manifest.image_size, 3)
-        if snapshot.context.shape != shape:
-            raise InputError(f"Got context images {list(snapshot.context.shape)}, expected {list(shape)} as bundle {self.model_id} says.")
-        if snapshot.motion.shape[1] != len(manifest.action_space):
-            raise InputError(
-                f"Got motion of {snapshot.motion.shape[1]} dimensions, expected {len(manifest.action_space)}: "
-                f"{', '.join(manifest.action_space.names)}."
-            )
+        require_known(self.bundle, snapshot.context, snapshot.motion)
         if horizon is None:
             horizon = manifest.horizon
         if horizon < 1:
@@ -351,6 +344,22 @@ def seed_of(model_id: str, anchor_ns: int) -> int:
 def noise_of(seed: int, chunk: int) -> np.random.Generator:
     """The noise of a chunk: a counter-based generator, the same on every machine."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, chunk], np.uint64)))
+
+
+def require_known(bundle: Bundle, context: NDArray[np.uint8], motion: NDArray[np.float64]) -> None:
+    """Refuse images [K, H, W, 3] and motion [R, A] that are not what a bundle takes.
+
+    Raises:
+        InputError: they are not.
+    """
+    manifest = bundle.manifest
+    shape = (manifest.context, *manifest.image_size, 3)
+    if context.shape != shape:
+        raise InputError(f"Got context images {list(context.shape)}, expected {list(shape)} as bundle {bundle.model_id} says.")
+    if motion.shape[1] != len(manifest.action_space):
+        raise InputError(
+            f"Got motion of {motion.shape[1]} dimensions, expected {len(manifest.action_space)}: {', '.join(manifest.action_space.names)}."
+        )
 
 
 def follow(context: Latents, latents: Latents) -> Latents:

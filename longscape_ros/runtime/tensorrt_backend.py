@@ -29,9 +29,9 @@ import numpy as np
 
 from longscape_ros.bundle import Bundle, Manifest
 from longscape_ros.errors import BackendError, BundleError
-from longscape_ros.runtime.backend import FP32
+from longscape_ros.runtime.backend import FP32, require_tensors
 from longscape_ros.runtime.cuda import Array, Device, Graph, Stream
-from longscape_ros.runtime.gpu_backend import Buffers, GpuBackend, Program, require_tensors
+from longscape_ros.runtime.gpu_backend import Buffers, GpuBackend, Program
 from longscape_ros.runtime.tensorrt import voice_of
 from longscape_ros.runtime.transfers import Shape
 

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.classic_tensorrt import module as classic_module
 from support.tiny_bundle import MANIFEST, write_tiny_bundle
 
 from longscape_ros.bundle import (
@@ -41,21 +40,9 @@ from longscape_ros.runtime.building import EngineBuild, Progress
 from longscape_ros.runtime.cache import ArtifactCache
 from longscape_ros.runtime.engines import LIST_NAME, build_engines, export_engines, load_engines, missing_engines, profiles_of
 from longscape_ros.runtime.half import half
-from longscape_ros.runtime.tensorrt import CLASSIC, RTX, BuildOptions, EngineBuilder, TensorRt, load_tensorrt, unavailable
+from longscape_ros.runtime.tensorrt import RTX, BuildOptions, EngineBuilder
 
 SOME = (ENCODER, DECODER)
-
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRt:
-    if reason := unavailable(RTX):
-        pytest.skip(reason)
-    return load_tensorrt(RTX)
-
-
-@pytest.fixture
-def classic() -> TensorRt:
-    return TensorRt(CLASSIC, "10.13.0.35", classic_module())
 
 
 @pytest.fixture(scope="module")

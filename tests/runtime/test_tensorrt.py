@@ -34,18 +34,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-@pytest.fixture(scope="module")
-def rtx() -> TensorRt:
-    if reason := unavailable(RTX):
-        pytest.skip(reason)
-    return load_tensorrt(RTX)
-
-
-@pytest.fixture
-def classic() -> TensorRt:
-    return TensorRt(CLASSIC, "10.13.0.35", classic_module())
-
-
 def one_profile(bundle: Bundle, graph: str = GRAPH) -> list[tensorrt.Profile]:
     return profiles_of(graph, bundle.manifest, two=False)
 
@@ -61,6 +49,7 @@ def build(trt: TensorRt, bundle: Bundle, graph: str = GRAPH, target: str = "", o
 
 @pytest.fixture
 def absent(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No TensorRT is installed."""
     for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     real = importlib.util.find_spec
