@@ -83,6 +83,19 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention [B, N, ..., D / N].
+
+    While training on a CPU it is written out: there the fused kernel's backward pass takes two to four times as long, for chunks are
+    short. The kernel is left out of autocast then, which would turn the weights into single precision.
+    """
+    if query.device.type != "cpu" or not query.requires_grad:
+        return F.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        weights = torch.softmax(query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1), dim=-1)
+        return weights @ value
+
+
 class Block(nn.Module):
     """Attention and an expert, each behind an adaptive layer norm with a gate that starts at zero."""
 
@@ -106,7 +119,7 @@ class Block(nn.Module):
         qkv = self.qkv(modulate(self.norm(x), shift_a, scale_a))
         query, key, value = rearrange(qkv, "b g p (three n d) -> three b n (g p) d", three=3, n=self.heads)
         keys, values = (key, value) if cached is None else (torch.cat((cached[0], key), dim=2), torch.cat((cached[1], value), dim=2))
-        attended = rearrange(F.scaled_dot_product_attention(query, keys, values), "b n (g p) d -> b g p (n d)", g=groups)
+        attended = rearrange(attend(query, keys, values), "b n (g p) d -> b g p (n d)", g=groups)
         x = x + gate_a * self.out(attended)
         x = x + gate_f * self.feed_forward(modulate(self.norm(x), shift_f, scale_f), route)
         return x, (key, value)
