@@ -31,10 +31,16 @@ Loss = Callable[[nn.Module, int, float], tuple[Tensor, dict[str, Tensor]]]
 Precision = Literal["auto", "float32"]
 """Of matrix products: bfloat16 where the device has it, or single precision everywhere."""
 
+Validate = Callable[[nn.Module], dict[str, float]]
+"""Figures of the averaged module on what it does not learn from."""
+
 Finish = Callable[[nn.Module], None]
 """What is done once, at a stage's end, with the averaged module."""
 
 LOG_EVERY = 20
+VALIDATIONS = 10
+"""Per stage."""
+
 SAVE_EVERY_S = 60.0
 _log = logging.getLogger(__name__)
 
@@ -59,6 +65,7 @@ class Task:
         upcycle_at: Progress at which the first expert is copied to the others.
         sharing: See :class:`Recipe`.
         own: What else belongs to the stage's state.
+        validate: See :data:`Validate`; done :data:`VALIDATIONS` times.
     """
 
     loss: Loss
@@ -66,6 +73,7 @@ class Task:
     upcycle_at: float | None = None
     sharing: float | None = None
     own: State | None = None
+    validate: Validate | None = None
 
 
 class LegOver(Exception):  # noqa: N818 - it is no error
@@ -183,9 +191,12 @@ def fit(name: str, module: nn.Module, stage: Stage, task: Task, session: Session
     engine = processes.wrap(module)
     saved = begun = time.monotonic()
     before = state["seconds"]
+    done = session.done(stage, state["step"], state["seconds"])
     module.train()
     while not state["finished"]:
-        done = session.done(stage, state["step"], state["seconds"])
+        earlier, done = done, session.done(stage, state["step"], state["seconds"])
+        if task.validate is not None and int(VALIDATIONS * done) > int(VALIDATIONS * earlier):
+            session.report(name, state["step"], state["seconds"] / 60, done, task.validate(averaged.module.eval()))
         if done >= 1:
             if task.finish is not None:
                 task.finish(averaged.module)

@@ -16,6 +16,7 @@ are in bfloat16 where the device has it.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from longscape_ros.actions import calibrate_space, feature_count
 from longscape_ros.bags.mapping import load_mapping
@@ -57,12 +59,15 @@ from longscape_ros.model.run import (
     save_run,
 )
 from longscape_ros.model.tasks import autoencoder_task, denoiser_task, distil_task, draws, heads_task
-from longscape_ros.model.world import Denoiser, WorldModel
+from longscape_ros.model.world import WorldModel
 from longscape_ros.segmentation import calibrate_threshold
 from longscape_ros.timeline import episode_grid
 
 HELD_BATCHES = 40
 """Batches of the held-out loss."""
+
+PLACES = ("autoencoder.coarse_bias", "autoencoder.fine_bias", "denoiser.transformer.place")
+"""What a model has learned per place of the picture."""
 
 FEWEST_TO_HOLD = 8
 """Episodes below which none is kept apart for the confidence's calibration: it is calibrated on training episodes then."""
@@ -250,9 +255,13 @@ class _Training:
         sampler = make(recipe.denoiser.frames, run.world.lookahead, kept=~held)
         figures |= {f"chunk.share.{length}": share for length, share in sampler.shares.items()}
         own = OwnContexts(max(1, 20 * recipe.own_rollouts * recipe.own_chunks))
-        figures |= self._fit(DENOISER, model.denoiser, denoiser_task(sampler, own, recipe, processes))
+        task = denoiser_task(sampler, own, recipe, processes)
         if held.any():
-            figures["denoiser.held_loss"] = self._held_loss(model.denoiser, make(recipe.denoiser.frames, run.world.lookahead, kept=held))
+            apart = make(recipe.denoiser.frames, run.world.lookahead, kept=held)
+            task = replace(task, validate=lambda averaged: {"held_loss": self._held_loss(averaged, apart)})
+        figures |= self._fit(DENOISER, model.denoiser, task)
+        if task.validate is not None:
+            figures |= {f"{DENOISER}.{key}": value for key, value in task.validate(model.denoiser).items()}
         if recipe.distil is not None:
             distillation = Distillation(model.denoiser, recipe.distilled_steps, recipe.method)
             sampler = make(recipe.distil.frames, run.world.lookahead, kept=~held)
@@ -261,7 +270,7 @@ class _Training:
         return figures if recipe.heads is None else figures | self._heads(model, sampler, make, held)
 
     @torch.no_grad()
-    def _held_loss(self, denoiser: Denoiser, sampler: ChunkSampler) -> float:
+    def _held_loss(self, denoiser: nn.Module, sampler: ChunkSampler) -> float:
         """Of the episodes kept apart, on recorded contexts without noise."""
         losses = []
         for step in range(HELD_BATCHES):
@@ -342,13 +351,33 @@ def encode_all(autoencoder: Autoencoder, recordings: Recordings, batch: int = 25
 
 
 def _begin_with(model: WorldModel, initial: dict[str, Tensor]) -> None:
-    """Take over the weights of a bundle. What it does not have (an older bundle's router) stays as it is."""
+    """Take over the weights of a bundle. What it does not have (an older bundle's router) stays as it is.
+
+    A bundle of another image size serves as well: all layers but those that know places work on pictures of any size, and what is known
+    of places is stretched.
+    """
     own = model.state_dict()
-    strange = {name for name in set(initial) & set(own) if own[name].shape != initial[name].shape}
+    fitting = {name: stretched(name, weight, own[name]) for name, weight in initial.items() if name in own}
+    strange = {name for name, weight in fitting.items() if own[name].shape != weight.shape}
     needed = {name for name in own if name.startswith(("autoencoder.", "denoiser.transformer."))} - set(initial)
     if strange or needed:
         names = ", ".join(sorted(strange | needed)[:4])
         raise InputError(
-            f"Got weights that do not fit the recipe's model ({names} ...), expected a bundle of the same sizes; choose its recipe."
+            f"Got weights that do not fit the recipe's model ({names} ...), expected a bundle of the same sizes, but for the image's; "
+            "choose its recipe."
         )
-    model.load_state_dict({name: weight for name, weight in initial.items() if name in own}, strict=False)
+    model.load_state_dict(fitting, strict=False)
+
+
+def stretched(name: str, weight: Tensor, like: Tensor) -> Tensor:
+    """A weight of a model of another image size; what belongs to places is interpolated to the size of ``like``, if it can be."""
+    if weight.shape == like.shape or name not in PLACES:
+        return weight
+    if weight.ndim == 4:  # [1, C, h, w]
+        return F.interpolate(weight, size=like.shape[-2:], mode="bilinear")
+    zoom = (len(like) / len(weight)) ** 0.5  # [P, D] of square pictures, row by row
+    side = math.isqrt(len(weight))
+    if side**2 != len(weight):
+        return weight
+    grid = F.interpolate(weight.T.reshape(1, -1, side, side), scale_factor=zoom, mode="bilinear")
+    return grid.flatten(2)[0].T

@@ -14,12 +14,14 @@ from longscape_ros.commands.terminal import Figures, Terminal
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="folder with recordings at or below it")
-    parser.add_argument("--recipe", required=True, metavar="NAME", help="cpu, cpu-tune, cpu-short, gpu, gpu-128, workstation or toy")
+    recipes = "cpu, cpu-more, cpu-128, cpu-tune, cpu-short, gpu, gpu-128, workstation or toy"
+    parser.add_argument("--recipe", required=True, metavar="NAME", help=recipes)
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--minutes", type=float, metavar="M", help="time limit of the whole training (default: the recipe's)")
     parser.add_argument("--leg", type=float, metavar="M", help="end after so many minutes, finished or not; the same call goes on")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
-    parser.add_argument("--init", type=Path, metavar="BUNDLE", help="begin with the weights of a bundle of the recipe's sizes")
+    initial = "begin with the weights of a bundle of the recipe's sizes; its images may be smaller or larger"
+    parser.add_argument("--init", type=Path, metavar="BUNDLE", help=initial)
     add_mapping(parser, default="mapping.yaml beside the bags")
 
 

@@ -358,6 +358,24 @@ def test_a_training_can_begin_with_given_weights(bags: Path, tmp_path: Path, fin
     assert not torch.allclose(load_model(tmp_path / "without").state_dict()[changed], initial[changed], atol=1e-3)
 
 
+def test_a_training_can_begin_with_the_weights_of_another_image_size(
+    bags: Path, tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(minutes=60, steps=1, frames=16, rate=1e-9)
+    larger = replace(toy(), image_size=(64, 64), autoencoder=stage, denoiser=stage, distil=None, heads=None)
+    monkeypatch.setitem(RECIPES, "toy", lambda: larger)
+    initial = load_model(finished.run).state_dict()
+    train(bags, "toy", tmp_path, initial=initial)
+    found = load_model(tmp_path).state_dict()
+    for name in ("autoencoder.from_latents.weight", "denoiser.transformer.blocks.1.qkv.weight", "denoiser.router.scores.picture.weight"):
+        torch.testing.assert_close(found[name], initial[name], atol=1e-6, rtol=1e-5)
+    places = found["denoiser.transformer.place"].reshape(4, 4, -1)  # 8 x 8 latents in patches of 2 x 2
+    before = initial["denoiser.transformer.place"].reshape(2, 2, -1)
+    torch.testing.assert_close(places[::3, ::3], before, atol=1e-6, rtol=1e-5)  # corners stay
+    torch.testing.assert_close(places.mean(dim=(0, 1)), before.mean(dim=(0, 1)), atol=1e-6, rtol=1e-5)
+    assert found["autoencoder.fine_bias"].shape[-2:] == (32, 32)
+
+
 @pytest.mark.parametrize("fault", ["missing", "wider"])
 def test_weights_of_another_model_are_refused(bags: Path, tmp_path: Path, finished: Finished, fault: str) -> None:
     initial = dict(load_model(finished.run).state_dict())
@@ -422,6 +440,10 @@ def test_episodes_kept_apart_give_a_loss_of_their_own_and_the_calibration(tmp_pa
     figures = train(recordings, "toy", tmp_path / "run")
     assert anchors == {0: {0, 1, 2, 3, 5, 6, 7}, 1: {4}}
     assert figures["denoiser.held_loss"] > 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    held = [(line["step"], line["held_loss"]) for line in lines if "held_loss" in line]  # of the averaged weights, on the way
+    assert [step for step, _ in held] == [1, 2]
+    assert held[-1][1] == pytest.approx(figures["denoiser.held_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(("robot", "episodes", "features"), [("franka_droid", 7, 15), ("widowx_bridge", 9, 13)])
