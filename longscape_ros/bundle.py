@@ -41,6 +41,12 @@ from longscape_ros.contract import ActionSpace, ChunkRule, Confidence, TopicMapp
 from longscape_ros.errors import BundleError, InputError
 
 FORMAT_VERSION = 2
+DEFAULT = "default"
+"""Name of the bundle that is used where none is named."""
+
+SHIPPED = Path(__file__).parent / "bundles"
+"""Folder of the bundles that ship with the package."""
+
 MANIFEST_NAME = "bundle.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
@@ -222,15 +228,33 @@ class Bundle:
 
 
 def default_bundle_path() -> Path:
-    """Folder of the bundle that ships with the package.
+    """Folder of the bundle that is used where none is named.
 
     Raises:
         BundleError: this installation has none.
     """
-    path = Path(__file__).parent / "bundles" / "default"
+    path = SHIPPED / DEFAULT
     if not (path / MANIFEST_NAME).is_file():
         raise BundleError(f"{path}: found no default bundle in this installation; reinstall longscape_ros, or name a bundle with --bundle.")
     return path
+
+
+def find_bundle(named: Path | str | None) -> Path:
+    """Folder of a bundle: the path itself, or of one that ships with the package if its name is given; nothing: the default one.
+
+    Raises:
+        BundleError: there is no such folder, and none of that name ships.
+    """
+    if not named or named == Path():
+        return default_bundle_path()
+    path = Path(named)
+    if path.is_dir():
+        return path
+    shipped = {manifest.parent.name: manifest.parent for manifest in sorted(SHIPPED.glob(f"*/{MANIFEST_NAME}"))}
+    if str(named) not in shipped:
+        names = " or ".join(shipped) or "there is none"
+        raise BundleError(f"{path}: found no such folder, expected a bundle's, or the name of one that ships with the package ({names}).")
+    return shipped[str(named)]
 
 
 def load_bundle(path: Path | str, verify: bool = True) -> Bundle:

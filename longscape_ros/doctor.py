@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
+from longscape_ros.bundle import Bundle, find_bundle, load_bundle
 from longscape_ros.errors import HostError, LongscapeError
 from longscape_ros.runtime.backends import Ladder
 from longscape_ros.runtime.cpus import usable_cpus
@@ -175,7 +175,7 @@ def _tensorrt() -> Check:
 def _bundle(path: Path | None) -> Iterator[Check]:
     """Found, undamaged, and whether it runs."""
     try:
-        bundle = load_bundle(path or default_bundle_path())
+        bundle = load_bundle(find_bundle(path))
     except LongscapeError as error:
         yield Check("bundle", "missing", str(error), "name another with --bundle, or make one: longscape train, longscape export")
         return

@@ -21,7 +21,9 @@ from longscape_ros.bundle import (
     Bundle,
     Experts,
     Routing,
+    default_bundle_path,
     denoiser,
+    find_bundle,
     load_bundle,
     update_reports,
     write_bundle,
@@ -137,6 +139,19 @@ def test_loading_names_a_missing_file(folder: Path) -> None:
 def test_loading_a_folder_without_a_manifest_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"found no bundle\.json"):
         load_bundle(tmp_path)
+
+
+def test_bundles_are_found_by_their_folder_or_the_name_of_one_that_ships(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_bundle(folder) == folder
+    assert find_bundle("") == find_bundle(None) == find_bundle(Path("")) == default_bundle_path() == find_bundle("default")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()
+    assert find_bundle("default") == Path("default")  # one's own folder goes before
+    assert find_bundle(None).is_absolute()
+    with pytest.raises(BundleError, match=r"other: found no such folder, expected a bundle's, or the name .*\(default"):
+        find_bundle("other")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.ablations_plot import draw_ablations
     from longscape_ros.bags.mapping import load_mapping
     from longscape_ros.bags.reader import find_bags
-    from longscape_ros.bundle import load_bundle
+    from longscape_ros.bundle import find_bundle, load_bundle
     from longscape_ros.errors import InputError
     from longscape_ros.evaluation import HORIZONS
     from longscape_ros.model.processes import Processes, choose_device
@@ -51,7 +51,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     )
     data = read_data(options.bags, mapping_of(options) or load_mapping(options.bags / "mapping.yaml"), recipe.image_size)
     processes = Processes(choose_device(options.device))
-    initial = None if options.init is None else stored_weights(load_bundle(options.init))
+    initial = None if options.init is None else stored_weights(load_bundle(find_bundle(options.init)))
     variants = options.variants or list(VARIANTS)
     with terminal.progress("ablate") as progress:
         summary = ablate(data, options.recipe, recipe, options.output, variants, evaluation, processes, initial, progress)

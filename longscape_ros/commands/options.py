@@ -33,7 +33,9 @@ gripper (a state whose flips end a chunk). @receive ignores the messages' own st
 
 def add_bundle(parser: ArgumentParser) -> None:
     """``--bundle``."""
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the model bundle (default: the one shipped)")
+    parser.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="folder of the model bundle, or default or default_128, which ship (default: default)"
+    )
 
 
 def bundle_of(options: Namespace) -> Bundle:
@@ -42,9 +44,9 @@ def bundle_of(options: Namespace) -> Bundle:
     Raises:
         BundleError: it is missing or damaged.
     """
-    from longscape_ros.bundle import default_bundle_path, load_bundle
+    from longscape_ros.bundle import find_bundle, load_bundle
 
-    return load_bundle(options.bundle or default_bundle_path())
+    return load_bundle(find_bundle(options.bundle))
 
 
 def add_backend(parser: ArgumentParser) -> None:

@@ -27,11 +27,11 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Trains."""
-    from longscape_ros.bundle import load_bundle
+    from longscape_ros.bundle import find_bundle, load_bundle
     from longscape_ros.model.stored import stored_weights
     from longscape_ros.model.train import train
 
-    initial = None if options.init is None else stored_weights(load_bundle(options.init))
+    initial = None if options.init is None else stored_weights(load_bundle(find_bundle(options.init)))
     with terminal.progress("train") as progress:
         figures = train(
             options.bags,

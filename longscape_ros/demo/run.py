@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
+from longscape_ros.bundle import Bundle, find_bundle, load_bundle
 from longscape_ros.demo.artefacts import write_artefacts, write_report
 from longscape_ros.demo.config import DemoConfig, Outputs
 from longscape_ros.demo.graph import graph_environment, how_to_join
@@ -83,7 +83,7 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> Figures:
     require_packages()
     if config.policy and config.task not in SKILLS:
         raise InputError(f"Got task {config.task!r}, which no policy can do; expected one of {', '.join(SKILLS)}, or --no-policy.")
-    bundle = load_bundle(config.bundle or default_bundle_path())
+    bundle = load_bundle(find_bundle(config.bundle))
     bundle.require_actions(COMMAND_NAMES)
     choose_graphics()
     outputs = Outputs(config.output)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longscape_ros.bags.mapping import load_mapping, mapping_to_dict
-from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
+from longscape_ros.bundle import Bundle, find_bundle, load_bundle
 from longscape_ros.contract import NANOSECONDS, PlanExtension, TopicMapping
 from longscape_ros.errors import BackendError, BundleError
 from longscape_ros.nodes.parameters import PredictorParameters
@@ -99,7 +99,7 @@ def load_model(parameters: PredictorParameters) -> Model:
         BackendError: The backend does not work here.
         InputError: The mapping is none, or the backend has not the precision.
     """
-    path = parameters.bundle or default_bundle_path()
+    path = find_bundle(parameters.bundle)
     _log.info("Loading the bundle %s ...", path)
     begin = time.monotonic()
     bundle = load_bundle(path)
@@ -126,7 +126,7 @@ def build_model(parameters: PredictorParameters) -> str:
         BackendError: Engines cannot be built, or a backend that should work here does not.
         BundleError: See :func:`load_model`; so is InputError.
     """
-    ladder = Ladder(load_bundle(parameters.bundle or default_bundle_path()), wanted_of(parameters))
+    ladder = Ladder(load_bundle(find_bundle(parameters.bundle)), wanted_of(parameters))
     if ladder.lacks_engines:
         ladder.build()
     model = load_model(parameters)

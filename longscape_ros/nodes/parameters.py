@@ -83,7 +83,11 @@ class PredictorParameters:
     autostart: bool = _parameter(
         "autostart", True, "Whether the node configures and activates itself, or waits for a lifecycle manager.", change=Change.FIXED
     )
-    bundle: str = _parameter("model.bundle", "", "Folder of the model bundle; empty: the one that ships with the package.")
+    bundle: str = _parameter(
+        "model.bundle",
+        "",
+        "Folder of the model bundle, or default (64 x 64 pixels) or default_128, which ship with the package; empty: default.",
+    )
     backend: str = _parameter("model.backend", AUTO, "What runs the model; auto takes the best that works here.", choices=(AUTO, *BACKENDS))
     precision: str = _parameter(
         "model.precision",
