@@ -15,7 +15,7 @@ from longscape_ros.errors import InputError
 from longscape_ros.examples import EXAMPLES
 from longscape_ros.export.graphs import SMALLEST_STORED, export_graphs, per_step_graphs, store_weights
 from longscape_ros.export.verify import verify_graphs, verify_rollout
-from longscape_ros.model.run import HEADS, Run, load_model, load_run
+from longscape_ros.model.run import HEADS, Run, load_model, load_run, undistilled
 from longscape_ros.model.stored import ATTENTION_HEADS
 from longscape_ros.model.world import WorldModel
 from longscape_ros.parity import compare_rollouts
@@ -37,6 +37,7 @@ def export_run(
     progress: Progress | None = None,
     steps: int | None = None,
     per_step: bool = False,
+    teacher: bool = False,
 ) -> dict[str, float]:
     """Write the bundle of a finished training.
 
@@ -47,6 +48,7 @@ def export_run(
         progress: Told after each graph.
         steps: Network evaluations per chunk; None: those it was trained for.
         per_step: Whether the bundle gets the denoisers in their per-step form, too.
+        teacher: Whether to take the denoiser as it was before distillation, without heads, to compare with.
 
     Returns:
         ``parity.<graph>``: largest difference to PyTorch with the stored weights; ``parity.rollout``: of latents after three
@@ -57,8 +59,8 @@ def export_run(
         InputError: the run is not finished, or is not for use on a robot.
         BundleError: a graph differs from PyTorch by more than 1e-4, or ``output`` holds something else.
     """
-    description = load_run(run)
-    model = load_model(run)
+    description = undistilled(load_run(run)) if teacher else load_run(run)
+    model = load_model(run, description)
     round_weights(model)
     manifest = manifest_of(description, name or output.resolve().name)
     manifest = replace(manifest, sampler_steps=steps or manifest.sampler_steps)

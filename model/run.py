@@ -142,13 +142,22 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def load_model(folder: Path) -> WorldModel:
+def undistilled(run: Run) -> Run:
+    """The run as if it had ended with the denoiser: what its distillation began from."""
+    return replace(run, stages=(AUTOENCODER, DENOISER), sampler_steps=run.world.sampler_steps, confidence=None)
+
+
+def load_model(folder: Path, run: Run | None = None) -> WorldModel:
     """The trained model of a run, on the CPU.
+
+    Args:
+        folder: Of the run.
+        run: What of it; None: all stages.
 
     Raises:
         InputError: the run has not reached its end.
     """
-    run = load_run(folder)
+    run = run or load_run(folder)
     model = WorldModel(run.world)
     heads = {"length_predictor": model.length_predictor, "error_estimator": model.error_estimator}
     parts: dict[str, nn.Module] = {

@@ -13,7 +13,7 @@ from longscape_ros.errors import InputError, ParityError
 
 BUILD, VERIFY, EXPORT = "--tensorrt", "--verify", "RUN"
 TAKES = {
-    EXPORT: {"run", "output", "name", "per_step"},
+    EXPORT: {"run", "output", "name", "per_step", "steps", "teacher"},
     BUILD: {"output", "bundle", "targets", "precision"},
     VERIFY: {"bundle", "backend", "precision", "reference"},
 }
@@ -28,6 +28,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the bundle, or of the engines")
     parser.add_argument("--name", help="of the model (default: the bundle's folder)")
     parser.add_argument("--per-step", action="store_const", const=True, help="the samplers in their per-step form too, for studies")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps per chunk (default: those that the run was trained for)")
+    parser.add_argument("--teacher", action="store_const", const=True, help="the denoiser before distillation, to compare with")
     add_bundle(parser)
     parser.add_argument("--precision", metavar="NAME", help="of engines: fp16 or fp32 (default: fp16); to verify: also int8 (default: all)")
     engines = parser.add_argument_group(
@@ -56,6 +58,8 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     given = {name for taken in TAKES.values() for name in taken if getattr(options, name) is not None}
     if strange := given - TAKES[what]:
         raise InputError(f"Got {_shown(strange)} with {what}, expected with that nothing but {_shown(TAKES[what] - {'run'})}.")
+    if options.steps is not None and options.steps < 1:
+        raise InputError(f"Got {options.steps} sampling steps, expected one or more.")
     if missing := NEEDS[what] - given:
         raise InputError(f"Got no {_shown(missing)}, expected RUN --output DIR to export a training, {BUILD} --output DIR, or {VERIFY}.")
     return {EXPORT: _export, BUILD: _engines, VERIFY: _verify}[what](options, terminal)
@@ -70,7 +74,8 @@ def _export(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.export.export import export_run
 
     with terminal.progress("export") as progress:
-        figures = export_run(options.run, options.output, options.name, progress, per_step=bool(options.per_step))
+        run, output, name = options.run, options.output, options.name
+        figures = export_run(run, output, name, progress, options.steps, bool(options.per_step), bool(options.teacher))
     return dict(figures)
 
 

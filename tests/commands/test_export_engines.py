@@ -74,6 +74,7 @@ def test_without_torch_engines_are_built_all_the_same(rtx, bundle: Bundle, tmp_p
     [
         ("--output out", "Got no RUN, expected RUN --output DIR to export a training, --tensorrt --output DIR, or --verify"),
         ("run --output out --targets sm86", "Got --targets with RUN, expected with that nothing but --name, --output, --per-step"),
+        ("run --output out --steps 0", "Got 0 sampling steps, expected one or more"),
         ("run --output out --bundle b --precision fp16", "Got --bundle, --precision with RUN"),
         (
             "run --tensorrt --output out",
@@ -83,7 +84,7 @@ def test_without_torch_engines_are_built_all_the_same(rtx, bundle: Bundle, tmp_p
         ("--tensorrt --verify --output out", "Got --tensorrt and --verify, expected one of them"),
         ("--verify --output out", "Got --output with --verify"),
         ("--verify --backend abacus", "(no such backend or precision); name others"),
-        ("--tensorrt --bundle nowhere --output out", "nowhere: found no bundle.json"),
+        ("--tensorrt --bundle nowhere --output out", "nowhere: found no such folder"),
         ("--tensorrt --targets sm86,sm86 --output out", "Got the targets sm86, sm86, expected at least one, and each once"),
         ("--tensorrt --targets , --output out", "Got the targets (none), expected at least one, and each once"),
         ("--tensorrt --targets sm86,sm999 --output out", "Got the target 'sm999', expected one of sm75"),

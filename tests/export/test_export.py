@@ -40,6 +40,7 @@ from longscape_ros.export.export import round_weights, write_verified
 from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, RouterGraph, example_inputs, export_graph
 from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
 from longscape_ros.model.moe import Route
+from longscape_ros.model.run import AUTOENCODER, DENOISER, DISTIL, load_run, save_checkpoint, save_run
 from longscape_ros.model.world import WorldConfig, WorldModel
 from longscape_ros.runtime.backend import Backend
 from longscape_ros.runtime.kinds import FP16_VERIFIED
@@ -306,6 +307,23 @@ def test_the_number_of_steps_can_be_another_than_in_training(tmp_path: Path) -> 
         expected = {steps: model.denoiser.sample(*inputs.values(), 0, steps).numpy() for steps in (1, 4)}
     np.testing.assert_allclose(found, expected[1], atol=TOLERANCE)
     assert np.abs(found - expected[4]).max() > 100 * TOLERANCE
+
+
+def test_the_denoiser_before_distillation_can_be_exported_to_compare_with(tmp_path: Path) -> None:
+    model, student = toy_model(single()), toy_model(single(), seed=1)
+    run = write_toy_run(tmp_path / "run", model)
+    weights = {f"student.{name}": weight for name, weight in student.denoiser.state_dict().items()}
+    save_checkpoint(run / f"{DISTIL}.pt", {"averaged": weights, "finished": True})
+    save_run(run, replace(load_run(run), stages=(AUTOENCODER, DENOISER, DISTIL), sampler_steps=1))
+    for teacher, like, steps in ((True, model, model.config.sampler_steps), (False, student, 1)):
+        export_run(run, tmp_path / "bundle", teacher=teacher)
+        bundle = load_bundle(tmp_path / "bundle")
+        assert bundle.manifest.sampler_steps == steps
+        round_weights(like)
+        inputs = example_inputs(denoiser(0), like, 1, 8, torch.Generator().manual_seed(0))
+        found = OnnxRuntimeBackend(bundle, threads=1).denoise(0, *(tensor.numpy() for tensor in inputs.values()))
+        with torch.no_grad():
+            np.testing.assert_allclose(found, like.denoiser.sample(*inputs.values(), 0, steps).numpy(), atol=TOLERANCE)
 
 
 def test_a_router_of_the_context_alone_takes_the_coming_actions_too_and_ignores_them(tmp_path: Path) -> None:
