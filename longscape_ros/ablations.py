@@ -15,15 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from longscape_ros.alternatives import Dealt, by_chance
 from longscape_ros.bundle import Bundle, load_bundle
-from longscape_ros.contract import Chunk, EndReason
+from longscape_ros.comparison import METHOD, document_of, entry_of, shares_of
 from longscape_ros.errors import InputError
-from longscape_ros.evaluation import HORIZONS, Setting, paired_difference, prepare
+from longscape_ros.evaluation import HORIZONS, Setting, prepare
 from longscape_ros.export.export import export_run
 from longscape_ros.model.cost import denoiser_macs
 from longscape_ros.model.processes import Processes
@@ -32,15 +31,11 @@ from longscape_ros.model.run import LATENTS, load_run
 from longscape_ros.model.train import Data, train_on
 from longscape_ros.model.transformer import TransformerConfig
 from longscape_ros.runtime.backend import FP32
-from longscape_ros.runtime.predictor import Choice, Cut, Predictor
+from longscape_ros.runtime.predictor import Predictor
 
-METHOD = "longscape"
 SHARED = "shared"
 SCORES = "scores.json"
 RESULTS = "ablations.json"
-COMPARED = ("psnr", "gripper_error_cm")
-TABLED = (1, 16, 64, 200)
-"""Horizons in the table."""
 
 WHOLE = 200
 """Frames that ``whole_horizon`` denoises at once."""
@@ -207,9 +202,9 @@ def _score(name: str, run: Path, training: dict[str, float], evaluation: Evaluat
         steps, method = load_run(run).sampler_steps, output / METHOD / SCORES
         if name != METHOD and not method.is_file():
             raise InputError(f"Got {name} before {METHOD}, expected {METHOD} to be scored first: its cost is the budget of all.")
-        rule = {} if name == METHOD else _shares(json.loads(method.read_text())["figures"])
+        rule = {} if name == METHOD else shares_of(json.loads(method.read_text())["figures"])
         document |= _evaluate(name, run, steps, evaluation, rule)
-        shares = _shares(document["figures"])
+        shares = shares_of(document["figures"])
         budget = document["macs_per_frame"] if name == METHOD else json.loads(method.read_text())["macs_per_frame"]
         affordable = steps if name == METHOD else most_steps(run, shares, budget)
         document["equal_compute_steps"] = affordable
@@ -227,53 +222,14 @@ def _evaluate(name: str, run: Path, steps: int, evaluation: Evaluation, rule_sha
         bundle, evaluation.bags, None, evaluation.horizons, evaluation.windows, evaluation.backend, evaluation.probe, FP32
     ) as setting:
         setting = replace(setting, predictor=_predictor(name, bundle, setting, rule_shares))
-        scores = setting.score()
-    figures = scores.figures()
-    compared = [f"{kind}.model.{h}" for kind in COMPARED for h in evaluation.horizons]
-    return {
-        "steps": steps,
-        "figures": figures,
-        "episodes": {figure: scores.by_episode(figure) for figure in compared if figure in figures},
-        "macs_per_frame": macs_per_frame(run, steps, _shares(figures)),
-    }
-
-
-class Dealt:
-    """Cuts motion into chunks whose lengths are dealt out by chance, in the shares that the rule gives.
-
-    Args:
-        lengths: Chunk lengths.
-        shares: Of each length among the chunks.
-    """
-
-    def __init__(self, lengths: Sequence[int], shares: Sequence[float]) -> None:
-        self._lengths = np.array(lengths)
-        self._shares = np.array(shares) / sum(shares)
-
-    def __call__(self, motion: NDArray[np.float64]) -> tuple[Chunk, ...]:
-        """The chunks of motion [N + 1, A]: the same for the same motion."""
-        random = np.random.default_rng(np.frombuffer(motion[:2].tobytes(), np.uint32))
-        steps, start, chunks = len(motion) - 1, 0, []
-        while start < steps:
-            length = int(random.choice(self._lengths, p=self._shares))
-            whole = start + length <= steps
-            chunks.append(Chunk(start, length, min(length, steps - start), EndReason.MAX_LENGTH if whole else EndReason.END_OF_PLAN))
-            start += length
-        return tuple(chunks)
+        document = document_of(setting.score(), evaluation.horizons)
+    return {"steps": steps, **document, "macs_per_frame": macs_per_frame(run, steps, shares_of(document["figures"]))}
 
 
 def _predictor(name: str, bundle: Bundle, setting: Setting, rule_shares: dict[int, float]) -> Predictor:
     """The bundle's predictor, but for the two variants in which chance decides."""
-    cut: Cut | None = None
-    choose: Choice | None = None
-    if name == "shuffled_lengths":
-        cut = Dealt(list(rule_shares), list(rule_shares.values()))
-    if name == "random_routing":
-        count = bundle.manifest.experts.count
-
-        def choose(length: int, noise: np.random.Generator) -> int:
-            return int(noise.integers(count))
-
+    cut = Dealt(rule_shares) if name == "shuffled_lengths" else None
+    choose = by_chance(bundle.manifest.experts.count) if name == "random_routing" else None
     return Predictor(bundle, setting.predictor.backend, cut, choose)
 
 
@@ -290,11 +246,6 @@ def most_steps(run: Path, shares: dict[int, float], budget: float) -> int:
     return max(fitting, default=1)
 
 
-def _shares(figures: dict[str, float]) -> dict[int, float]:
-    prefix = "chunk.share."
-    return {int(name.removeprefix(prefix)): value for name, value in figures.items() if name.startswith(prefix)}
-
-
 # ---- the summary ----
 
 
@@ -302,11 +253,9 @@ def summarise(output: Path, horizons: Sequence[int]) -> dict[str, Any]:
     """Write ``ablations.json`` of all variants that were scored, and return it.
 
     Returns:
-        Per variant: ``what``; ``psnr.<h>`` and ``gripper_error_cm.<h>``, each also with ``ci.low.`` and ``ci.high.`` before it (95 %,
-        episodes resampled); ``over_longscape.<figure>``: the mean over episodes of the method's figure subtracted from the variant's,
-        with its interval; ``steps``; ``gmacs_per_frame``; ``equal_compute.steps``, ``equal_compute.<figure>`` and
-        ``equal_compute.over_longscape.<figure>``: the same with as many sampling steps as the method's cost per frame allows;
-        ``training.*``; ``expert.share.<e>``, ``chunk.share.<length>``.
+        Per variant: ``what``; the figures of :func:`longscape_ros.comparison.entry_of`; ``steps``; ``gmacs_per_frame``;
+        ``equal_compute.steps``, ``equal_compute.<figure>`` and ``equal_compute.over_longscape.<figure>``: the same with as many sampling
+        steps as the method's cost per frame allows; ``training.*``.
     """
     documents = {name: json.loads((output / name / SCORES).read_text()) for name in VARIANTS if (output / name / SCORES).is_file()}
     if METHOD not in documents:
@@ -317,56 +266,16 @@ def summarise(output: Path, horizons: Sequence[int]) -> dict[str, Any]:
         entry: dict[str, Any] = {"what": VARIANTS[name].what}
         entry |= {f"training.{key}": value for key, value in document["training"].items() if key.startswith(("denoiser.", "seconds"))}
         if "figures" in document:
-            entry |= _entry(document, method, horizons)
+            entry |= _costed(document, method, horizons)
             same = document["equal_compute_steps"] == document["steps"]
-            equal = _entry(document if same else document["equal_compute"], method, horizons)
+            equal = _costed(document if same else document["equal_compute"], method, horizons)
             entry |= {f"equal_compute.{key}": value for key, value in equal.items() if not key.startswith(("expert.", "chunk."))}
         summary[name] = entry
     (output / RESULTS).write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def _entry(document: dict[str, Any], method: dict[str, Any], horizons: Sequence[int]) -> dict[str, float]:
-    figures, entry = document["figures"], {"steps": float(document["steps"]), "gmacs_per_frame": document["macs_per_frame"] / GIGA}
-    for kind in COMPARED:
-        for h in horizons:
-            figure, short = f"{kind}.model.{h}", f"{kind}.{h}"
-            if figure not in figures:
-                continue
-            entry[short] = figures[figure]
-            entry |= {f"ci.{end}.{short}": figures[f"ci.{end}.{figure}"] for end in ("low", "high") if f"ci.{end}.{figure}" in figures}
-            difference = paired_difference(document["episodes"][figure], method["episodes"][figure])
-            entry[f"over_longscape.{short}"] = difference.mean
-            entry |= {f"ci.low.over_longscape.{short}": difference.low, f"ci.high.over_longscape.{short}": difference.high}
-    others = ("expert.share.", "chunk.share.", "drift_db_per_100_frames", "jump.ratio", "sharpness.model.")
-    return entry | {key: value for key, value in figures.items() if key.startswith(others)}
-
-
-def table(summary: dict[str, Any], horizons: Sequence[int] = TABLED) -> str:
-    """Markdown: a row per variant, with what it has more than the method and the interval of that."""
-    rows = [
-        "| variant | " + " | ".join(f"PSNR {h}" for h in horizons) + " | gripper cm " + " | gripper cm ".join(map(str, horizons[1:]))
-        + " | GMAC per frame | at equal compute: steps | " + " | ".join(f"PSNR {h}" for h in horizons) + " |",
-    ]  # fmt: skip
-    rows.append("|" + "---|" * (rows[0].count("|") - 1))
-    for name, entry in summary.items():
-        if "steps" not in entry:
-            continue
-        cells = [
-            f"`{name}`",
-            *(_cell(entry, f"psnr.{h}", "") for h in horizons),
-            *(_cell(entry, f"gripper_error_cm.{h}", "") for h in horizons[1:]),
-        ]
-        cells += [f"{entry['gmacs_per_frame']:.3f}", f"{entry['equal_compute.steps']:.0f}"]
-        cells += [_cell(entry, f"psnr.{h}", "equal_compute.") for h in horizons]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
-
-
-def _cell(entry: dict[str, Any], figure: str, prefix: str) -> str:
-    if prefix + figure not in entry:
-        return ""
-    value = f"{entry[prefix + figure]:.2f}"
-    difference = f"{prefix}over_longscape.{figure}"
-    low, high = (entry[f"{prefix}ci.{end}.over_longscape.{figure}"] for end in ("low", "high"))
-    return f"{value} ({entry[difference]:+.2f}: {low:+.2f} to {high:+.2f})" if low or high else f"**{value}**"
+def _costed(document: dict[str, Any], method: dict[str, Any], horizons: Sequence[int]) -> dict[str, float]:
+    """A variant's figures, and what they cost."""
+    cost = {"steps": float(document["steps"]), "gmacs_per_frame": document["macs_per_frame"] / GIGA}
+    return cost | entry_of(document, method, horizons)

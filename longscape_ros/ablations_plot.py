@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of ablations: how much every variant has more or less than the method, with intervals."""
+"""A picture of a comparison: how much every variant has more or less than the method, with intervals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from longscape_ros.comparison import METHOD
 from longscape_ros.evaluation.drawing import FAINT, GRID, INK, Canvas, Colour
 from longscape_ros.evaluation.sheet import write_png
 
@@ -24,13 +25,13 @@ def draw_ablations(summary: dict[str, Any], path: Path, horizons: Sequence[int] 
     """Draw a panel per horizon with a row per variant into a PNG; returns its path.
 
     Args:
-        summary: As of :func:`longscape_ros.ablations.summarise`.
+        summary: As of :func:`longscape_ros.ablations.summarise` or :func:`longscape_ros.alternatives.compare`.
         path: Where to.
         horizons: Frames ahead; one that was not scored has no panel.
     """
-    scored = {name: entry for name, entry in summary.items() if "steps" in entry}
+    scored = {name: entry for name, entry in summary.items() if any(key.startswith("over_longscape.psnr.") for key in entry)}
     shown = [h for h in horizons if all(f"over_longscape.psnr.{h}" in entry for entry in scored.values())]
-    names = [name for name in scored if any(scored[name][f"over_longscape.psnr.{h}"] for h in shown)]
+    names = [name for name in scored if name != METHOD]
     width = _LEFT + len(shown) * (_PANEL + _GAP) + 10
     canvas = Canvas(width, _TOP + _ROW * len(names) + 40)
     canvas.text((16, 24), "PSNR over that of longscape, in dB", 13)

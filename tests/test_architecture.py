@@ -28,9 +28,13 @@ EVERYTHING = BELOW_NODES | {
     "evaluation",
     "ablations",
     "ablations_plot",
+    "alternatives",
+    "comparison",
     "bench",
     "demo",
     "examples",
+    "learning",
+    "learning_plot",
     "parity",
     "probe",
     "video",
@@ -56,10 +60,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "examples": INPUT | {"bundle"},
     "parity": BELOW_NODES | {"examples", "evaluation"},
     "probe": {"errors"},
+    "learning": {"errors"},
+    "learning_plot": {"errors", "learning", "evaluation"},
     "video": set(),
     "evaluation": BELOW_NODES | {"probe", "video"},
-    "ablations": BELOW_NODES | {"model", "export", "evaluation"},
-    "ablations_plot": {"evaluation"},
+    "comparison": {"evaluation"},
+    "alternatives": BELOW_NODES | {"evaluation", "comparison"},
+    "ablations": BELOW_NODES | {"model", "export", "evaluation", "comparison", "alternatives"},
+    "ablations_plot": {"evaluation", "comparison"},
     "bench": BELOW_NODES | {"examples", "evaluation", "demo", "host"},  # draws as evaluation does, and runs the node as the demo does
     "demo": EVERYTHING,
     "offline": BELOW_NODES,
@@ -166,6 +174,7 @@ def test_only_the_command_line_and_the_demo_reach_for_nodes():
 
 def test_importing_the_robots_side_loads_no_torch_no_simulator_and_no_dds():
     quiet = CORE | MIDDLE | {"runtime", "bags", "evaluation", "probe", "video", "bench", "offline", "doctor", "commands", "cli", "__init__"}
+    quiet |= {"learning", "learning_plot", "comparison", "alternatives", "ablations_plot"}
     names = sorted(name.removesuffix(".__init__") for name in modules() if part(name) in quiet)
     script = f"""
 import importlib, sys

@@ -31,11 +31,12 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Trains and scores what is missing."""
-    from longscape_ros.ablations import VARIANTS, Evaluation, ablate, table
+    from longscape_ros.ablations import VARIANTS, Evaluation, ablate
     from longscape_ros.ablations_plot import draw_ablations
     from longscape_ros.bags.mapping import load_mapping
     from longscape_ros.bags.reader import find_bags
     from longscape_ros.bundle import find_bundle, load_bundle
+    from longscape_ros.comparison import table
     from longscape_ros.errors import InputError
     from longscape_ros.evaluation import HORIZONS
     from longscape_ros.model.processes import Processes, choose_device

@@ -44,9 +44,9 @@ class Setting:
     horizons: tuple[int, ...]
     probe: Probe | None
 
-    def score(self, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Scores:
+    def score(self, seed: int = 0, progress: Callable[[int, int], None] | None = None, misled: bool = True) -> Scores:
         """See :func:`longscape_ros.evaluation.score`."""
-        return score(self.predictor, self.windows, self.horizons, seed, progress, self.probe)
+        return score(self.predictor, self.windows, self.horizons, seed, progress, self.probe, misled)
 
     def figures(self, scores: Scores) -> dict[str, float]:
         """All figures of :func:`evaluate`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from longscape_ros.contract import ActionSpace, EndReason
-from longscape_ros.evaluation.windows import Window
+from longscape_ros.evaluation.windows import Window, task_of
 from longscape_ros.runtime.predictor import Predictor
 
 PRESSING_M = 0.015
@@ -33,7 +33,7 @@ class RoutedChunk:
         reason: Why it ended.
         speed: Motion per step: the largest excursion of a moving dimension in ranges, over the length.
         gripper: ``open``, ``closed`` or ``flips``; empty: there is none.
-        task: What the episode's name begins with.
+        task: As of :func:`longscape_ros.evaluation.windows.task_of`.
         contact: Whether the hand was held back; None: nothing was measured.
         guesses: Numbers of the lengths that a predictor gives from the recorded and from the generated context; None: there is none.
     """
@@ -74,7 +74,7 @@ def routed_chunks(predictor: Predictor, windows: Sequence[Window], progress: Cal
                     reason=chunk.reason,
                     speed=_excursion(snapshot.motion[span], manifest.action_space) / chunk.length,
                     gripper=_gripper(snapshot.motion[span], manifest.action_space),
-                    task=window.episode.name.rpartition("_")[0] or window.episode.name,
+                    task=task_of(window.episode.name),
                     contact=_contact(window, chunk.start, chunk.length, manifest.action_space),
                     guesses=guesses,
                 )

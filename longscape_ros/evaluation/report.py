@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from longscape_ros.evaluation.evaluate import Setting
 from longscape_ros.evaluation.film import choose, write_film
 from longscape_ros.evaluation.plot import draw_plot, horizons_of
 from longscape_ros.evaluation.scores import Scores
 from longscape_ros.evaluation.scoring import CEILING, COPY_LAST, COUNTERFACTUAL, DRIFT, MODEL, SHUFFLED, WHO
 from longscape_ros.evaluation.sheet import write_png
+from longscape_ros.evaluation.windows import task_of
 
 JSON, EPISODES, MARKDOWN, PLOT = "eval.json", "episodes.json", "eval.md", "eval.png"
 
@@ -52,6 +55,10 @@ _GROUPS = {
     "Experts": ("expert.",),
     "What was scored": ("windows", "episodes"),
 }
+TASK_HORIZONS = (16, 64)
+"""Frames ahead in the table by task, beside the longest."""
+
+EPISODES_OF_TASK = "episodes"
 _log = logging.getLogger(__name__)
 
 
@@ -84,12 +91,50 @@ def write_report(
     _write(folder / EPISODES, json.dumps(by_episode, indent=2, ensure_ascii=False) + "\n")
     write_png(folder / PLOT, draw_plot(figures, f"{model_id}, {figures['episodes']:.0f} episodes", manifest.fps))
     films = _write_films(setting, scores, folder, progress)
-    _write(folder / MARKDOWN, markdown(figures, model_id, manifest.fps, [path.name for path in films]))
+    _write(folder / MARKDOWN, markdown(figures, model_id, manifest.fps, [path.name for path in films], by_task(scores)))
     return [folder / JSON, folder / EPISODES, folder / MARKDOWN, folder / PLOT, *films]
 
 
-def markdown(figures: Mapping[str, float], model_id: str, fps: float, films: Sequence[str] = ()) -> str:
-    """The figures as tables, each with its interval in brackets."""
+def by_task(scores: Scores) -> dict[str, dict[str, float]]:
+    """Task -> its figures, by the alphabet: recordings whose names differ only by a number at their end are of one task.
+
+    Returns:
+        ``episodes``; ``psnr.model.<h>`` and ``psnr.copy_last.<h>`` at :data:`TASK_HORIZONS` and the longest horizon, as far as they were
+        scored: means over the task's episodes that reach it. Empty if no two recordings are of one task, or all are.
+    """
+    episodes: dict[str, list[str]] = {}
+    for episode in scores.episodes:
+        episodes.setdefault(task_of(episode), []).append(episode)
+    scored = horizons_of(scores.means(), f"psnr.{MODEL}")
+    if not scored or len(episodes) < 2 or len(episodes) == len(scores.episodes):
+        return {}
+    shown = sorted({h for h in scored if h in TASK_HORIZONS} | {max(scored)})
+    names = [f"psnr.{who}.{h}" for h in shown for who in (MODEL, COPY_LAST)]
+    known = {name: scores.by_episode(name) for name in names}
+    tasks = {}
+    for task in sorted(episodes):
+        values = {name: [found[episode] for episode in episodes[task] if episode in found] for name, found in known.items()}
+        means = {name: float(np.mean(found)) for name, found in values.items() if found}
+        tasks[task] = {EPISODES_OF_TASK: float(len(episodes[task])), **means}
+    return tasks
+
+
+def markdown(
+    figures: Mapping[str, float],
+    model_id: str,
+    fps: float,
+    films: Sequence[str] = (),
+    tasks: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
+    """The figures as tables, each with its interval in brackets.
+
+    Args:
+        figures: As of :meth:`Setting.figures`.
+        model_id: Whose.
+        fps: Its rate.
+        films: Names of the files.
+        tasks: As of :func:`by_task`.
+    """
     counts = f"{figures['windows']:.0f} predictions from {figures['episodes']:.0f} episodes"
     lines = [
         f"# Evaluation of {model_id}",
@@ -103,6 +148,7 @@ def markdown(figures: Mapping[str, float], model_id: str, fps: float, films: Seq
         rows = {name: f"{kind}.{who}" for who, name in NAMES.items() if who in WHO or kind == "gripper_error_cm"}
         lines += _table(title, rows, figures)
     lines += _table("Effect of the actions, and detail", {name: figure for figure, name in _BY_HORIZON.items()}, figures)
+    lines += _table_by_task(tasks or {})
     for title, prefixes in _GROUPS.items():
         names = [name for name in figures if name.startswith(prefixes) and not (title == "Gripper" and name[-1].isdigit())]
         if names:
@@ -134,6 +180,23 @@ def _table(title: str, rows: Mapping[str, str], figures: Mapping[str, float]) ->
     yield from (f"## {title}", "", f"| | {' | '.join(map(str, horizons))} |", f"|---|{'---|' * len(horizons)}")
     for name, figure in known.items():
         yield f"| {name} | {' | '.join(cell(figures, f'{figure}.{h}') for h in horizons)} |"
+    yield ""
+
+
+def _table_by_task(tasks: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A heading and a table, a row per task; at each horizon the model, the newest image copied, and what the model gains over it."""
+    if not tasks:
+        return
+    horizons = sorted({h for figures in tasks.values() for h in horizons_of(figures, f"psnr.{MODEL}")})
+    heads = [f"{what} {h}" for h in horizons for what in ("model", "copied", "gain")]
+    yield from ("## By task", "", "PSNR in dB, mean over the task's episodes: the model, the newest image copied, and the difference.", "")
+    yield from (f"| task | episodes | {' | '.join(heads)} |", f"|---|{'---|' * (1 + len(heads))}")
+    for task, figures in tasks.items():
+        cells = []
+        for h in horizons:
+            ours, copied = (figures.get(f"psnr.{who}.{h}") for who in (MODEL, COPY_LAST))
+            cells += ["", "", ""] if ours is None or copied is None else [f"{ours:.2f}", f"{copied:.2f}", f"{ours - copied:+.2f}"]
+        yield f"| {task} | {figures[EPISODES_OF_TASK]:.0f} | {' | '.join(cells)} |"
     yield ""
 
 

@@ -60,6 +60,7 @@ def score(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     probe: Locator | None = None,
+    misled: bool = True,
 ) -> Scores:
     """Predict from every window and compare.
 
@@ -70,6 +71,8 @@ def score(
         seed: For the choice of foreign actions.
         progress: Called with windows done and in all.
         probe: Finds the gripper in images.
+        misled: Whether to predict with other commands too, which takes two more rollouts per window; without, there are no figures of
+            ``shuffled_actions`` and ``counterfactual_actions``.
 
     Returns:
         Figures as of :func:`longscape_ros.evaluation.evaluate`, per episode and in all.
@@ -80,7 +83,7 @@ def score(
     reach = _reach(windows)
     for index, (window, episode) in enumerate(zip(windows, episode_names(windows), strict=True)):
         foreign = foreign_window(window, windows, random)
-        _Window(predictor, window, episode, horizons, scores).score(index, foreign, probe, reach)
+        _Window(predictor, window, episode, horizons, scores).score(index, foreign, probe, reach, misled)
         if progress is not None:
             progress(index + 1, len(windows))
     return scores
@@ -103,7 +106,7 @@ class _Window:
     def add(self, figure: str, value: float, weight: float = 1.0) -> None:
         self.scores.add(figure, self.episode, value, weight)
 
-    def score(self, index: int, foreign: Window | None, probe: Locator | None, reach: NDArray[np.float64] | None) -> None:
+    def score(self, index: int, foreign: Window | None, probe: Locator | None, reach: NDArray[np.float64] | None, misled: bool) -> None:
         manifest = self.predictor.bundle.manifest
         beyond = manifest.segmentation.lengths[-1]
         snapshot = self.window.snapshot(manifest.context, beyond)
@@ -113,12 +116,13 @@ class _Window:
         guesses: dict[str, Image] = {
             MODEL: prediction.frames[rows],
             COPY_LAST: np.broadcast_to(self.window.now, actual.shape),
-            COUNTERFACTUAL: self._misled(mirrored(snapshot, manifest.action_space)),
             CEILING: self.predictor.backend.start_decoding(self.predictor.backend.encode(actual))(),
         }
-        if foreign is not None:
-            misled = with_actions_of(snapshot, foreign.snapshot(manifest.context, beyond), manifest.action_space)
-            guesses[SHUFFLED] = self._misled(misled)
+        if misled:
+            guesses[COUNTERFACTUAL] = self._misled(mirrored(snapshot, manifest.action_space))
+        if misled and foreign is not None:
+            others = with_actions_of(snapshot, foreign.snapshot(manifest.context, beyond), manifest.action_space)
+            guesses[SHUFFLED] = self._misled(others)
         for who in WHO:
             if who in guesses:
                 self._score_images(who, actual, guesses[who])

@@ -6,6 +6,7 @@ Letters: K context frames, N future steps, A action dimensions, H W image, D mea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,6 +28,9 @@ STRIDE = 24
 
 LEAST_STEPS = 8
 """Future frames that an episode too short for the longest horizon must have."""
+
+_NUMBER = re.compile(r"[_-]?\d+(#\d+)?$|#\d+$")
+"""What recordings of one task differ by: a number at the end of their names, and what tells equal names apart."""
 
 BLOCK = 32
 MOVING_SHARE = 0.7
@@ -132,6 +136,11 @@ def episode_names(windows: Sequence[Window]) -> list[str]:
             alike = sum(name.partition("#")[0] == window.episode.name for name in names.values())
             names[key] = f"{window.episode.name}#{alike + 1}" if alike else window.episode.name
     return [names[id(window.episode)] for window in windows]
+
+
+def task_of(episode: str) -> str:
+    """An episode's name up to its number: of ``push_9000`` it is ``push``; a name that is nothing but a number stays."""
+    return _NUMBER.sub("", episode) or episode
 
 
 def checked_horizons(horizons: Sequence[int]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from longscape_ros.commands.command import Command
 from longscape_ros.commands.predict import outputs
 from longscape_ros.offline import PREDICTION_TOPIC
 
-NAMES = ("demo", "generate", "train", "export", "probe", "eval", "ablate", "predict", "bench", "doctor")
+NAMES = ("demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "ablate", "predict", "bench", "doctor")
 WAIT_S = 300.0
 HAS_GRAPH = importlib.util.find_spec("cyclonedds") is not None or "ROS_DISTRO" in os.environ
 
@@ -121,7 +121,7 @@ def test_the_doctor_ends_with_one_where_something_is_missing(tmp_path, capsys, m
     ("arguments", "text"),
     [
         ("predict nowhere --output out.mcap --bundle {bundle}", "Got nowhere, expected a rosbag2 folder, an .mcap file, or a folder"),
-        ("predict nowhere --output out.mcap --bundle nothing", "nothing: found no bundle.json"),
+        ("predict nowhere --output out.mcap --bundle nothing", "nothing: found no such folder"),
         ("predict nowhere --output out.mcap --bundle {bundle} --fps 5", "expected all of --image-topic, --fps, --action"),
         ("predict {empty} --output out.mcap --bundle {bundle}", "found the topics {{}}, expected {{'/arm/joint_trajectory'"),
         ("predict {empty} --output out.mcap --bundle {bundle} --mapping franka_droid", "expected the action names ['x', 'y', 'gripper']"),

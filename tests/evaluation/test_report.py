@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from support.tiny_bundle import MANIFEST, write_tiny_bundle
 from longscape_ros.evaluation import Scores, Setting, find_windows, write_report
 from longscape_ros.evaluation.film import TILE, Film, choose
 from longscape_ros.evaluation.plot import COLUMNS, HEIGHT, STYLES, WIDTH, draw_plot, horizons_of
-from longscape_ros.evaluation.report import EPISODES, JSON, MARKDOWN, PLOT, cell, markdown
+from longscape_ros.evaluation.report import EPISODES, JSON, MARKDOWN, PLOT, by_task, cell, markdown
 from longscape_ros.evaluation.scores import Judged
 from longscape_ros.evaluation.sheet import error_image
 from longscape_ros.runtime.backends import create_backend
@@ -164,6 +165,63 @@ def test_the_gripper_has_a_table_and_a_panel_where_there_is_a_probe() -> None:
     without = {name: value for name, value in figures.items() if "gripper" not in name}
     assert "Gripper" not in markdown(without, "grey", 20.0)
     assert not np.array_equal(draw_plot(figures, "grey", 20.0), draw_plot(without, "grey", 20.0))
+
+
+def scored(psnr: dict[str, dict[int, list[float]]]) -> Scores:
+    """Episode -> horizon -> PSNR of its windows; the newest image copied has 3 dB less at frame 16, and 5 dB less further ahead."""
+    scores = Scores()
+    for episode, at in psnr.items():
+        scores.add_window(judged(episode, 0, 20.0))
+        for h, values in at.items():
+            for value in values:
+                scores.add(f"psnr.model.{h}", episode, value)
+                scores.add(f"psnr.copy_last.{h}", episode, value - (3 if h <= 16 else 5))
+    return scores
+
+
+def test_recordings_that_differ_by_the_number_at_their_end_are_one_row_of_means_over_episodes() -> None:
+    scores = scored(
+        {
+            "push_9001": {8: [0.0], 16: [26.0], 128: [20.0]},
+            "drawer-open_9000": {8: [0.0], 16: [30.0, 32.0], 128: [25.0]},
+            "push_9000": {8: [0.0], 16: [20.0, 20.0, 20.0]},
+        }
+    )
+    tasks = by_task(scores)
+    assert list(tasks) == ["drawer-open", "push"]
+    assert tasks["push"]["psnr.model.16"] == 23  # of two episodes, whatever their number of windows
+    assert "psnr.model.8" not in tasks["push"]
+    text = markdown({"windows": 3.0, "episodes": 3.0}, "mine", 20.0, tasks=tasks)
+    table = text.partition("## By task")[2].partition("##")[0]
+    assert [line for line in table.splitlines() if line.startswith("|")] == [
+        "| task | episodes | model 16 | copied 16 | gain 16 | model 128 | copied 128 | gain 128 |",
+        "|---|---|---|---|---|---|---|---|",
+        "| drawer-open | 1 | 31.00 | 28.00 | +3.00 | 25.00 | 20.00 | +5.00 |",
+        "| push | 2 | 23.00 | 20.00 | +3.00 | 20.00 | 15.00 | +5.00 |",
+    ]
+
+
+def test_a_task_of_which_no_episode_is_long_enough_has_empty_cells() -> None:
+    tasks = by_task(scored({"a_1": {16: [30.0], 64: [20.0]}, "a_2": {16: [30.0]}, "b_1": {16: [30.0]}}))
+    assert "| b | 1 | 30.00 | 27.00 | +3.00 |  |  |  |" in markdown({"windows": 3.0, "episodes": 3.0}, "mine", 20.0, tasks=tasks)
+
+
+@pytest.mark.parametrize("names", [("push_1", "push_2"), ("push_1", "reach_1"), ("a", "b")], ids=["one", "alone", "numberless"])
+def test_there_is_no_table_by_task_where_it_would_say_nothing(names: tuple[str, ...]) -> None:
+    tasks = by_task(scored({name: {8: [20.0]} for name in names}))
+    assert tasks == {}
+    assert "By task" not in markdown({"windows": 2.0, "episodes": 2.0}, "mine", 20.0, tasks=tasks)
+
+
+def test_the_report_has_the_table_by_task_and_the_figures_have_not(setting: Setting, tmp_path: Path) -> None:
+    names = dict(zip((id(window.episode) for window in setting.windows), ("push_1", "push_2", "reach_1"), strict=True))
+    windows = [replace(window, episode=replace(window.episode, name=names[id(window.episode)])) for window in setting.windows]
+    named = replace(setting, windows=windows)
+    write_report(named, named.score(misled=False), tmp_path)
+    by_episode = json.loads((tmp_path / EPISODES).read_text())["psnr.model.64"]
+    (row,) = [line for line in (tmp_path / MARKDOWN).read_text().splitlines() if line.startswith("| push |")]
+    assert f"{np.mean([by_episode['push_1'], by_episode['push_2']]):.2f}" in row
+    assert not [name for name in json.loads((tmp_path / JSON).read_text()) if "task" in name or "push" in name]
 
 
 def test_a_curve_goes_through_its_figures() -> None:

@@ -88,6 +88,14 @@ def test_without_another_episode_there_are_no_foreign_actions(predictor: Predict
     assert not [name for name in score(predictor, windows, (8,), seed=0).means() if "shuffled" in name]
 
 
+def test_without_misled_predictions_all_other_figures_are_the_same(predictor: Predictor) -> None:
+    windows, _ = find_windows([make_episode("a", frames=60), make_episode("b", frames=60, seed=5)], MANIFEST, (8, 16))
+    every, without = (score(predictor, windows, (8, 16), misled=misled).figures() for misled in (True, False))
+    misled = {name for name in every if any(word in name for word in ("shuffled", "counterfactual"))}
+    assert {"psnr.shuffled_actions.8", "psnr.counterfactual_actions.8", "separation.shuffled.8"} < misled
+    assert without == {name: value for name, value in every.items() if name not in misled}
+
+
 def test_a_horizon_that_no_window_reaches_has_no_figures(predictor: Predictor) -> None:
     windows, _ = find_windows([make_episode("short", frames=25)], MANIFEST, (8, 96))
     figures = score(predictor, windows, (8, 96), seed=0).means()

@@ -8,7 +8,7 @@ from support.tiny_bundle import MANIFEST
 
 from longscape_ros.errors import InputError
 from longscape_ros.evaluation import find_windows, mirrored, spread, with_actions_of
-from longscape_ros.evaluation.windows import episode_names
+from longscape_ros.evaluation.windows import episode_names, task_of
 
 K = MANIFEST.context
 
@@ -103,3 +103,19 @@ def test_windows_are_spread_evenly_and_at_least_one_is_left() -> None:
 def test_episodes_of_one_name_are_told_apart() -> None:
     windows, _ = find_windows([make_episode("a"), make_episode("b"), make_episode("a")], MANIFEST, (96,))
     assert list(dict.fromkeys(episode_names(windows))) == ["a", "b", "a#2"]
+
+
+@pytest.mark.parametrize(
+    ("episode", "task"),
+    [
+        ("pick-place_9000", "pick-place"),
+        ("run-7", "run"),
+        ("run7#2", "run"),
+        ("a#2", "a"),
+        ("my_robot", "my_robot"),
+        ("2024_run", "2024_run"),
+        ("9000", "9000"),
+    ],
+)
+def test_an_episodes_task_is_its_name_up_to_its_number(episode: str, task: str) -> None:
+    assert task_of(episode) == task

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from support.toy_runs import MAPPING, write_toy_bags
 
-from longscape_ros.ablations import METHOD, RESULTS, VARIANTS, Dealt, Evaluation, ablate, beginning, most_steps, table
+from longscape_ros.ablations import RESULTS, VARIANTS, Evaluation, ablate, beginning, most_steps
 from longscape_ros.ablations_plot import BETTER, OPEN, WORSE, draw_ablations
 from longscape_ros.bags.reader import find_bags
+from longscape_ros.comparison import METHOD, table
 from longscape_ros.errors import InputError
 from longscape_ros.model.cost import denoiser_macs
 from longscape_ros.model.processes import Processes
@@ -175,17 +175,6 @@ def test_places_behind_the_longest_chunk_begin_like_its_last() -> None:
     assert model.transformer.moment.shape[0] == 51
     torch.testing.assert_close(model.transformer.moment[:9], source.transformer.moment)
     torch.testing.assert_close(model.transformer.moment[50], source.transformer.moment[8])
-
-
-def test_dealt_chunks_follow_each_other_in_the_given_shares() -> None:
-    dealt = Dealt((8, 32), (0.75, 0.25))
-    motion = np.random.default_rng(0).normal(size=(8000, 2))
-    chunks = dealt(motion)
-    assert [chunk.start for chunk in chunks] == np.cumsum([0, *(chunk.length for chunk in chunks)])[:-1].tolist()
-    assert sum(chunk.valid for chunk in chunks) == 7999
-    assert np.mean([chunk.length == 8 for chunk in chunks]) == pytest.approx(0.75, abs=0.05)
-    assert dealt(motion) == chunks
-    assert dealt(motion[::-1]) != chunks
 
 
 def test_cost_is_the_number_of_multiplications() -> None:

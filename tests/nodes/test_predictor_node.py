@@ -395,7 +395,7 @@ def test_a_bundle_that_cannot_be_loaded_fails_the_transition_and_says_why(graph,
     diagnostics = robot.listen("/diagnostics", DIAGNOSTICS)
     assert transitions(node, "configure") == ["FAILURE"]
     assert state(node) == "unconfigured"
-    robot.until(lambda: "found no bundle.json" in figures(diagnostics, "model").get("message", ""))
+    robot.until(lambda: "found no such folder" in figures(diagnostics, "model").get("message", ""))
     assert figures(diagnostics, "model")["level"] == 2
 
 

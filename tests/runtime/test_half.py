@@ -89,10 +89,6 @@ def test_every_graph_of_the_default_bundle_computes_nearly_the_same(default, nam
     assert difference.largest > 0  # it is another graph
 
 
-def test_the_halved_graphs_are_all_of_the_default_bundles_work(default):
-    assert set(default.manifest.graphs()) == set(halved(default))
-
-
 def test_graphs_that_decide_or_estimate_stay_as_they_are(tmp_path):
     bundle = write_tiny_bundle(
         tmp_path / "b", experts=replace(MANIFEST.experts, routing=Routing("learned", 8)), confidence=Confidence(25.0, -1.0, -6.0),
