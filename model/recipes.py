@@ -217,12 +217,14 @@ def cpu_short() -> Recipe:
 
 
 def gpu() -> Recipe:
-    """64x64 on one data-centre GPU in 20 minutes, of which three legs of at most 9 are made with ``--leg``."""
+    """64x64 on one data-centre GPU in 20 minutes, of which three legs of at most 9 are made with ``--leg``.
+
+    The model is as large as a bundle that ships may be: 40 MB in half precision.
+    """
     return Recipe(
         image_size=(64, 64),
-        width=384,
-        depth=8,
-        heads_of_attention=6,
+        width=320,
+        heads_of_attention=5,
         autoencoder=Stage(minutes=5, steps=100_000, frames=512, rate=1.5e-3, average=0.999),
         denoiser=Stage(minutes=11.5, steps=1_000_000, frames=8192, rate=8e-4, warm_up=300, average=0.999),
         distil=Stage(minutes=2, steps=10_000, frames=8192, rate=2e-4, warm_up=50, average=0.99),
