@@ -5,15 +5,17 @@
 #   scripts/train_bundle.sh FOLDER
 #
 # Every call goes on where the last one ended, and ends after LEG minutes of training at the latest: exit status 75 says that it wants
-# to be called again, 0 that FOLDER/bundle and FOLDER/report are finished. To go on with a training on another machine, carry
+# to be called again, 0 that FOLDER/bundle and FOLDER/report (by report_bundle.sh) are finished. To go on with a training on another machine, carry
 # FOLDER/run/run.json and FOLDER/run/weights; the bags are made again from their seeds, alike.
 #
 #   RECIPE    of longscape train (default: gpu)
 #   LEG       minutes (default: 9)
 #   TRAIN     options of longscape generate for the training bags (default: --split benchmark-train)
 #   HELDOUT   the same for those to score on (default: --split benchmark-heldout)
+#   TRANSFER  the same for tasks that are not trained (default: --split benchmark-transfer)
+#   INIT      a bundle to begin with (default: none)
 #   DEVICE    auto, cpu or cuda (default: auto)
-#   WINDOWS   most places to score at (default: 400)
+#   WINDOWS, FEWER, STEPS  see report_bundle.sh
 #   PROBE     minutes to train the probe for the gripper's position (default: 2)
 #   LAUNCH    how to start a training (default: nothing; "torchrun --nproc-per-node 4 --no-python" for four GPUs)
 set -euo pipefail
@@ -22,14 +24,16 @@ folder=$1
 recipe=${RECIPE:-gpu}
 read -r -a train <<<"${TRAIN:---split benchmark-train}"
 read -r -a heldout <<<"${HELDOUT:---split benchmark-heldout}"
+read -r -a transfer <<<"${TRANSFER:---split benchmark-transfer}"
 read -r -a launch <<<"${LAUNCH:-}"
 mkdir -p "$folder"
 
 longscape generate "${train[@]}" --output "$folder/train"
 longscape generate "${heldout[@]}" --output "$folder/heldout"
+longscape generate "${transfer[@]}" --output "$folder/transfer"
 
 "${launch[@]}" longscape train --bags "$folder/train" --recipe "$recipe" --output "$folder/run" --device "${DEVICE:-auto}" \
-    --leg "${LEG:-9}" --json "$folder/train.json"
+    ${INIT:+--init "$INIT"} --leg "${LEG:-9}" --json "$folder/train.json"
 if ! python3 -c 'import json, sys; sys.exit(json.load(open(sys.argv[1]))["finished"] != 1)' "$folder/train.json"; then
     echo "train_bundle: this leg is over, call again to go on." >&2
     exit 75
@@ -40,5 +44,4 @@ if [ ! -f "$folder/probe.onnx" ]; then
     size=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["image_size"][0])' "$folder/bundle/bundle.json")
     longscape probe --bags "$folder/train" --image-size "$size" --minutes "${PROBE:-2}" --output "$folder/probe.onnx"
 fi
-longscape eval --bundle "$folder/bundle" --bags "$folder/heldout" --windows "${WINDOWS:-400}" --probe "$folder/probe.onnx" \
-    --report "$folder/report" --update-bundle --json "$folder/eval.json"
+"$(dirname "$0")/report_bundle.sh" "$folder/run" "$folder/bundle" "$folder/probe.onnx" "$folder/heldout" "$folder/transfer" "$folder/report"

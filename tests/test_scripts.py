@@ -23,9 +23,12 @@ AGAIN = 75
 TOY = {
     "RECIPE": "toy",
     "TRAIN": "--tasks reach --episodes 2 --frames 72 --image-size 32 --workers 1",
-    "HELDOUT": "--tasks reach --episodes 1 --seed 9000 --frames 72 --image-size 32 --workers 1",
+    "HELDOUT": "--tasks reach --episodes 2 --seed 9000 --frames 72 --image-size 32 --workers 1",
+    "TRANSFER": "--tasks lever-pull --episodes 1 --seed 9000 --frames 72 --image-size 32 --workers 1",
     "DEVICE": "cpu",
-    "WINDOWS": "1",
+    "WINDOWS": "2",
+    "FEWER": "2",
+    "STEPS": "teacher_1",
     "PROBE": "0.03",
     "OMP_NUM_THREADS": "1",
 }
@@ -46,7 +49,7 @@ def test_a_bundle_is_made_in_legs_on_two_machines(tmp_path: Path) -> None:
     assert leg.returncode == AGAIN, leg.stderr
     assert "call again" in leg.stderr
     assert not (first / "bundle").exists()
-    for kept in ("train", "heldout", "run/weights"):  # bags are made again on another machine; here they are copied, to save time
+    for kept in ("train", "heldout", "transfer", "run/weights"):  # bags are made again on another machine; here they are copied, to save time
         shutil.copytree(first / kept, second / kept)
     shutil.copy(first / "run" / "run.json", second / "run" / "run.json")
     finished = call(second)
@@ -54,8 +57,14 @@ def test_a_bundle_is_made_in_legs_on_two_machines(tmp_path: Path) -> None:
     manifest = load_bundle(second / "bundle").manifest
     assert (manifest.experts.routing.kind, manifest.sampler_steps, manifest.length_predictor) == ("learned", 2, True)
     assert manifest.confidence is not None
-    assert manifest.evaluation["psnr.model.8"] == pytest.approx(json.loads((second / "eval.json").read_text())["psnr.model.8"])
-    assert {"eval.md", "eval.png", "experts.md", "experts.png"} <= {path.name for path in (second / "report").iterdir()}
+    report = second / "report"
+    figures = json.loads((report / "heldout" / "eval.json").read_text())
+    assert manifest.evaluation["psnr.model.8"] == pytest.approx(figures["psnr.model.8"])
+    for part in ("heldout", "transfer"):
+        assert {"eval.md", "eval.png", "experts.md", "experts.png"} <= {path.name for path in (report / part).iterdir()}
+    assert json.loads((report / "steps" / "teacher_1.json").read_text())["psnr.model.8"] != figures["psnr.model.8"]
+    assert "fixed_8" in json.loads((report / "compare.json").read_text())
+    assert {"compare.md", "compare.png", "curve.png", "curve.json"} <= {path.name for path in report.iterdir()}
 
 
 def test_the_check_of_a_gpu_runs_to_its_end_without_one_and_says_what_it_left_out(tmp_path: Path) -> None:
