@@ -22,7 +22,7 @@ def generate_launch_description() -> LaunchDescription:
         "task": ("drawer-open", "What the arm does."),
         "seed": ("9000", "Of the objects' places and of what is done."),
         "policy": ("true", "Whether a scripted policy commands the arm."),
-        "bundle": ("", "Folder of the model, or default or default_128, which ship with the package; empty: default."),
+        "bundle": ("", "Folder of the model, or the name of one that ships with the package; empty: default."),
         "rviz": ("true", "Show camera and futures."),
     }
     return LaunchDescription(

@@ -49,7 +49,8 @@ def test_a_bundle_is_made_in_legs_on_two_machines(tmp_path: Path) -> None:
     assert leg.returncode == AGAIN, leg.stderr
     assert "call again" in leg.stderr
     assert not (first / "bundle").exists()
-    for kept in ("train", "heldout", "transfer", "run/weights"):  # bags are made again on another machine; here they are copied, to save time
+    # bags are made again on another machine; here they are copied, to save time
+    for kept in ("train", "heldout", "transfer", "run/weights"):
         shutil.copytree(first / kept, second / kept)
     shutil.copy(first / "run" / "run.json", second / "run" / "run.json")
     finished = call(second)

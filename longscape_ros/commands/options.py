@@ -34,7 +34,7 @@ gripper (a state whose flips end a chunk). @receive ignores the messages' own st
 def add_bundle(parser: ArgumentParser) -> None:
     """``--bundle``."""
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="folder of the model bundle, or default or default_128, which ship (default: default)"
+        "--bundle", type=Path, metavar="DIR", help="folder of the model bundle, or the name of one that ships (default: default)"
     )
 
 

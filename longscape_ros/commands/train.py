@@ -14,7 +14,7 @@ from longscape_ros.commands.terminal import Figures, Terminal
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="folder with recordings at or below it")
-    recipes = "cpu, cpu-more, cpu-128, cpu-tune, cpu-short, gpu, gpu-128, workstation or toy"
+    recipes = "cpu, cpu-more, cpu-128, cpu-128-more, cpu-tune, cpu-short, gpu, gpu-128, workstation or toy"
     parser.add_argument("--recipe", required=True, metavar="NAME", help=recipes)
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder of the run")
     parser.add_argument("--minutes", type=float, metavar="M", help="time limit of the whole training (default: the recipe's)")

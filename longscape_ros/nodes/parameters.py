@@ -86,7 +86,7 @@ class PredictorParameters:
     bundle: str = _parameter(
         "model.bundle",
         "",
-        "Folder of the model bundle, or default (64 x 64 pixels) or default_128, which ship with the package; empty: default.",
+        "Folder of the model bundle, or the name of one that ships with the package; empty: default.",
     )
     backend: str = _parameter("model.backend", AUTO, "What runs the model; auto takes the best that works here.", choices=(AUTO, *BACKENDS))
     precision: str = _parameter(

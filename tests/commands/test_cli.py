@@ -156,7 +156,10 @@ def test_a_fault_is_one_line_and_status_two(bundle, tmp_path, capsys, monkeypatc
         ("generate --output out --tasks reach --image-size 7", "Got 400 frames of 7 pixels"),
         ("generate --output out --tasks reach --seed -1", "Got seed -1, expected zero or more"),
         ("generate --output out --tasks reach --workers 0", "Got 0 workers, expected at least one"),
-        ("train --bags bags --recipe huge --output run", "Got the recipe 'huge', expected one of cpu, cpu-more, cpu-128, cpu-tune,"),
+        (
+            "train --bags bags --recipe huge --output run",
+            "Got the recipe 'huge', expected one of cpu, cpu-more, cpu-128, cpu-128-more, cpu-tune,",
+        ),
         ("train --bags bags --recipe toy --output run", "Got the topic mapping bags/mapping.yaml, expected a YAML file"),
         ("train --bags bags --recipe toy --output run --minutes 0", "Got 0.0 minutes, expected a positive number"),
         ("export run --output bundle", "Got run, which has no run.json"),
