@@ -40,6 +40,7 @@ from longscape_ros.model.run import (
     save_checkpoint,
 )
 from longscape_ros.model.train import held_episodes, limited, read_data, train
+from longscape_ros.model.world import Denoiser
 from longscape_ros.segmentation import expert_for
 
 STEPS = {AUTOENCODER: 40, DENOISER: 40, DISTIL: 20, HEADS: 60}
@@ -398,7 +399,7 @@ def test_one_expert_learns_first_then_all_by_length_and_then_the_router_chooses(
     monkeypatch.setitem(RECIPES, "toy", lambda: replace(steps_only(), distil=None, heads=None))
     phases: list[str] = []
     generated: list[int] = []
-    forward, refresh = training.Denoiser.forward, OwnContexts.refresh
+    forward, refresh = Denoiser.forward, OwnContexts.refresh
 
     def watched(self: Any, batch: Any, draws: Any, phase: Any) -> Any:
         if self.training:
@@ -409,7 +410,7 @@ def test_one_expert_learns_first_then_all_by_length_and_then_the_router_chooses(
         generated.append(len(phases))
         refresh(self, *arguments)
 
-    monkeypatch.setattr(training.Denoiser, "forward", watched)
+    monkeypatch.setattr(Denoiser, "forward", watched)
     monkeypatch.setattr(OwnContexts, "refresh", refreshed)
     train(bags, "toy", tmp_path)
     assert phases == ["dense"] * 16 + ["by_length"] * 6 + ["routed"] * 18
