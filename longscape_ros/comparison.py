@@ -63,6 +63,11 @@ def shares_of(figures: Mapping[str, float]) -> dict[int, float]:
     return {int(name.removeprefix(_SHARE)): value for name, value in figures.items() if name.startswith(_SHARE)}
 
 
+def flat(summary: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """All figures of a comparison, each under the name of what it belongs to: ``fixed_16.psnr.64``."""
+    return {f"{name}.{key}": value for name, entry in summary.items() for key, value in entry.items() if isinstance(value, float)}
+
+
 def grid(summary: Mapping[str, Mapping[str, Any]], horizons: Sequence[int] = TABLED) -> list[list[str]]:
     """A table's cells: a row of headings, and one for each that has figures, with what it has more than the method.
 

@@ -36,7 +36,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.bags.mapping import load_mapping
     from longscape_ros.bags.reader import find_bags
     from longscape_ros.bundle import find_bundle, load_bundle
-    from longscape_ros.comparison import table
+    from longscape_ros.comparison import flat, table
     from longscape_ros.errors import InputError
     from longscape_ros.evaluation import HORIZONS
     from longscape_ros.model.processes import Processes, choose_device
@@ -60,7 +60,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
         options.table.write_text(table(summary))
     if options.plot:
         draw_ablations(summary, options.plot)
-    return {f"{name}.{key}": value for name, entry in summary.items() for key, value in entry.items() if isinstance(value, float)}
+    return dict(flat(summary))
 
 
 COMMAND = Command(

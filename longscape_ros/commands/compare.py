@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -47,7 +46,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.ablations_plot import draw_ablations
     from longscape_ros.alternatives import compare
     from longscape_ros.bags.reader import find_bags
-    from longscape_ros.comparison import TABLED, grid, table
+    from longscape_ros.comparison import TABLED, flat, grid, table
     from longscape_ros.evaluation import HORIZONS, prepare
 
     bundle, mapping, bags = bundle_of(options), mapping_of(options), find_bags(options.bags)
@@ -63,7 +62,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
             path.write_text(text, encoding="utf-8")
     if options.plot:
         draw_ablations(summary, options.plot, shown)
-    return {**_figures(summary), "meta.model_id": bundle.model_id, "meta.bags": str(options.bags)}
+    return {**flat(summary), "meta.model_id": bundle.model_id, "meta.bags": str(options.bags)}
 
 
 def _show(cells: list[list[str]], terminal: Terminal) -> None:
@@ -72,10 +71,6 @@ def _show(cells: list[list[str]], terminal: Terminal) -> None:
     for row in rows:
         shown.add_row(*map(escape, row))
     terminal.out.print(shown)
-
-
-def _figures(summary: dict[str, Any]) -> Figures:
-    return {f"{name}.{key}": value for name, entry in summary.items() for key, value in entry.items() if isinstance(value, float)}
 
 
 COMMAND = Command(
