@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from longscape_ros.commands.command import Command
-from longscape_ros.commands.options import add_backend, add_mapping, mapping_of, whole_numbers, words
+from longscape_ros.commands.options import add_backend, add_mapping, add_scoring, mapping_of, words
 from longscape_ros.commands.terminal import Figures, Terminal
 
 
@@ -19,12 +19,10 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--recipe", default="cpu-tune", metavar="NAME", help="what the variants change (default: cpu-tune)")
     parser.add_argument("--init", type=Path, metavar="BUNDLE", help="what all variants begin with (default: from nothing)")
     parser.add_argument("--variants", type=words, metavar="V1,V2", help="default: all")
-    parser.add_argument("--windows", type=int, metavar="N", help="most places to predict from, spread evenly (default: all)")
-    parser.add_argument("--horizons", type=whole_numbers, metavar="H1,H2", help="frames ahead to score at (default: as eval)")
-    parser.add_argument("--probe", type=Path, metavar="FILE", help="see longscape probe; for the gripper's position")
     parser.add_argument("--device", default="auto", metavar="NAME", help="to train on: auto, cpu or cuda (default: auto)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write a Markdown table")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the differences from longscape with their intervals")
+    add_scoring(parser)
     add_backend(parser)
     add_mapping(parser, default="mapping.yaml beside the bags")
 

@@ -17,9 +17,9 @@ from longscape_ros.commands.options import (
     add_bundle,
     add_mapping,
     add_precision,
+    add_scoring,
     bundle_of,
     mapping_of,
-    whole_numbers,
     words,
 )
 from longscape_ros.commands.terminal import Figures, Terminal
@@ -29,12 +29,10 @@ def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="recordings that the bundle was not trained on")
     parser.add_argument("--alternatives", type=words, metavar="A1,A2", help="default: all; the bundle as it is is always scored")
-    parser.add_argument("--windows", type=int, metavar="N", help="most places to predict from, spread evenly (default: all)")
-    parser.add_argument("--horizons", type=whole_numbers, metavar="H1,H2", help="frames ahead to score at (default: as eval)")
-    parser.add_argument("--probe", type=Path, metavar="FILE", help="finds the gripper, see longscape probe (default: the bundle's own)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write every figure of each alternative as JSON")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write a Markdown table")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the differences from longscape with their intervals")
+    add_scoring(parser)
     add_bundle(parser)
     add_backend(parser)
     add_precision(parser)

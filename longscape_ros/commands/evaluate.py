@@ -12,9 +12,9 @@ from longscape_ros.commands.options import (
     add_bundle,
     add_mapping,
     add_precision,
+    add_scoring,
     bundle_of,
     mapping_of,
-    whole_numbers,
 )
 from longscape_ros.commands.terminal import Figures, Terminal
 
@@ -24,13 +24,11 @@ SHEET_WINDOWS = 4
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="a recording, or a folder with recordings below it")
-    parser.add_argument("--horizons", type=whole_numbers, metavar="H1,H2", help="frames ahead to score at (default: 1,8,16,...,200)")
-    parser.add_argument("--windows", type=int, metavar="N", help="most places to predict from, spread evenly (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the choice of shuffled actions (default: 0)")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="also draw actual, predicted and error of a few windows")
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write tables, curves, and films of the best and worst episode")
-    parser.add_argument("--probe", type=Path, metavar="FILE", help="finds the gripper, see longscape probe (default: the bundle's own)")
     parser.add_argument("--update-bundle", action="store_true", help="store the figures in the bundle's manifest")
+    add_scoring(parser)
     add_bundle(parser)
     add_backend(parser)
     add_precision(parser)

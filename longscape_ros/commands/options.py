@@ -61,6 +61,13 @@ def add_precision(parser: ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", metavar="NAME", help=meaning)
 
 
+def add_scoring(parser: ArgumentParser) -> None:
+    """``--windows``, ``--horizons`` and ``--probe``: where predictions are scored, and what finds the gripper in them."""
+    parser.add_argument("--windows", type=int, metavar="N", help="most places to predict from, spread evenly (default: all)")
+    parser.add_argument("--horizons", type=whole_numbers, metavar="H1,H2", help="frames ahead to score at (default: 1,8,16,...,200)")
+    parser.add_argument("--probe", type=Path, metavar="FILE", help="finds the gripper, see longscape probe (default: the bundle's, if any)")
+
+
 def add_mapping(parser: ArgumentParser, default: str) -> None:
     """``--mapping``, and the options that stand for one."""
     group = parser.add_argument_group("topics of the bags", MAPPING_HELP)
