@@ -155,7 +155,7 @@ class Recipe:
 
 
 def cpu() -> Recipe:
-    """64x64 on two CPU cores in an hour and three quarters: the default bundle's recipe."""
+    """64x64 on two CPU cores in an hour and three quarters, from nothing; what the bundles that ship began with."""
     return Recipe(
         image_size=(64, 64),
         autoencoder=Stage(minutes=25, steps=20_000, frames=64, rate=1.5e-3),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle that ships: whole, small, of the simulated arm, and as good as its manifest says."""
+"""The bundles that ship: whole, small, of the simulated arm, and as good as their manifests say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from longscape_ros.bags.mapping import load_mapping
-from longscape_ros.bundle import Bundle, default_bundle_path, load_bundle
+from longscape_ros.bundle import Bundle, find_bundle, load_bundle
 from longscape_ros.errors import BundleError, HostError
 from longscape_ros.evaluation import evaluate
 from longscape_ros.examples import read_examples
@@ -17,19 +17,22 @@ from longscape_ros.runtime.backend import FP16, INT8
 from longscape_ros.runtime.kinds import is_verified
 from longscape_ros.simulation.generate import EpisodeConfig, record_bag
 
+SIZES = {"default": 64}
+"""Name -> height and width of the images."""
+
 LARGEST_BYTES = 40_000_000
 LARGEST_DIFFERENCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return load_bundle(default_bundle_path())
+@pytest.fixture(scope="module", params=SIZES)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return load_bundle(find_bundle(request.param))
 
 
 @pytest.fixture(scope="module")
-def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def episode(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bag that nobody trained on."""
-    config = EpisodeConfig("drawer-open", seed=9999, frames=160)
+    config = EpisodeConfig("drawer-open", seed=9999, frames=160, image_size=bundle.manifest.image_size[0])
     output = tmp_path_factory.mktemp("bags")
     try:
         record_bag(config, output)
@@ -40,12 +43,20 @@ def episode(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_whole_and_small_and_has_a_card(bundle):
     assert sum(record.bytes for record in bundle.manifest.files.values()) <= LARGEST_BYTES
-    assert (bundle.path / "MODEL_CARD.md").read_text(encoding="utf-8").startswith("# ")
+    assert (bundle.path / "MODEL_CARD.md").read_text(encoding="utf-8").startswith(f"# {bundle.manifest.name}: ")
 
 
 def test_it_is_of_the_simulated_arm(bundle):
-    assert bundle.manifest.mapping == load_mapping("simulated_arm")
-    assert (bundle.manifest.image_size, bundle.manifest.fps, bundle.manifest.horizon) == ((64, 64), 20.0, 32)
+    manifest, size = bundle.manifest, SIZES[bundle.path.name]
+    assert manifest.mapping == load_mapping("simulated_arm")
+    assert (manifest.name, manifest.image_size, manifest.fps, manifest.horizon) == (bundle.path.name, (size, size), 20.0, 32)
+
+
+def test_it_has_a_router_confidence_and_two_sampling_steps(bundle):
+    manifest = bundle.manifest
+    assert (manifest.experts.count, manifest.experts.routing.kind, manifest.sampler_steps) == (4, "learned", 2)
+    assert manifest.confidence is not None
+    assert manifest.length_predictor
 
 
 def test_its_graphs_compute_what_torch_does(bundle):
@@ -63,12 +74,14 @@ def test_its_figures_on_held_out_episodes_are_better_than_copying_and_follow_the
     figures = bundle.manifest.evaluation
     assert figures["psnr.model.8"] >= figures["psnr.copy_last.8"] + 3
     assert figures["psnr.model.16"] >= figures["psnr.copy_last.16"] + 4
-    assert figures["psnr.model.96"] > figures["psnr.copy_last.96"]
+    assert figures["psnr.model.200"] > figures["psnr.copy_last.200"]
     assert figures["psnr.shuffled_actions.16"] <= figures["psnr.model.16"] - 2
 
 
-def test_every_chunk_length_is_in_use(bundle):
-    assert all(bundle.manifest.evaluation[f"chunk.share.{length}"] >= 0.1 for length in bundle.manifest.segmentation.lengths)
+def test_every_chunk_length_and_every_expert_is_in_use(bundle):
+    figures = bundle.manifest.evaluation
+    assert all(figures[f"chunk.share.{length}"] >= 0.05 for length in bundle.manifest.segmentation.lengths)
+    assert all(figures[f"expert.share.{expert}"] >= 0.05 for expert in range(bundle.manifest.experts.count))
 
 
 def test_it_predicts_a_new_episode_better_than_copying(bundle, episode):

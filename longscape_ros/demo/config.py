@@ -16,7 +16,7 @@ class DemoConfig:
     Args:
         seconds: How long to record, from the moment everything runs.
         task: What the simulated robot does, see ``longscape_ros.simulation.skills.SKILLS``.
-        seed: Of the objects' places and of what is done; from 9000 on held out from the default bundle's training.
+        seed: Of the objects' places and of what is done; from 9000 on held out from the training of the bundles that ship.
         output: Folder for all that is left behind; files of an older run there are replaced.
         bundle: The model; None: the one that ships with the package.
         policy: Whether a scripted policy commands the arm; without it the arm waits for trajectories from elsewhere.

@@ -46,7 +46,7 @@ class Skills:
 
 
 SKILLS: dict[str, Skills] = {
-    # the default bundle's; its episodes were made without backing out
+    # the six tasks of the splits train and heldout, whose episodes were made without backing out
     "reach": Skills(
         ("SawyerReachV3Policy",),
         "reach for the points",
