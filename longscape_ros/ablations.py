@@ -46,6 +46,7 @@ APART = 0.02
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _MOMENT = "denoiser.transformer.moment"
+_BEGUN = ("autoencoder.", "denoiser.transformer.")
 GIGA = 1e9
 
 Progress = Callable[[float, float, str], None]
@@ -162,11 +163,12 @@ def beginning(initial: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
 
     Its experts are averaged (a model soup, arXiv 2203.05482); where there are several, each begins as the average; where one is as large
     as all of them, as copies of it side by side, apart by a little noise, for equal units would learn the same. Where chunks are
-    longer, the places behind the last one begin like that one.
+    longer, the places behind the last one begin like that one. The bundle's router is left out, for equal experts leave it nothing to
+    choose from, and so are the heads, which no variant has.
     """
-    weights = {name: weight for name, weight in initial.items() if _EXPERT.search(name) is None}
+    weights = {name: weight for name, weight in initial.items() if name.startswith(_BEGUN) and _EXPERT.search(name) is None}
     stacks: dict[str, list[Tensor]] = {}
-    for name in sorted(set(initial) - set(weights)):
+    for name in sorted(filter(_EXPERT.search, initial)):
         stacks.setdefault(_EXPERT.sub(".experts.{}.", name), []).append(initial[name])
     for name, every in stacks.items():
         mean = torch.stack(every).mean(dim=0)

@@ -129,9 +129,7 @@ def chunk(length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def begun(recipe: Recipe, source: Denoiser) -> Denoiser:
     weights = beginning({f"denoiser.{name}": weight for name, weight in source.state_dict().items()}, recipe)
     model = Denoiser(recipe.world(3))
-    model.load_state_dict(
-        {name.removeprefix("denoiser."): weight for name, weight in weights.items() if "router" not in name}, strict=False
-    )
+    model.load_state_dict({name.removeprefix("denoiser."): weight for name, weight in weights.items()}, strict=False)
     return model
 
 
@@ -160,6 +158,19 @@ def test_every_variant_begins_as_the_same_network(name: str, length: int, tolera
     expected = soup(source).sample(*chunk(length), 0)
     assert (model.sample(*chunk(length), 0) - expected).abs().mean() < tolerance * expected.std()
     assert (source.sample(*chunk(length), 0) - expected).abs().mean() > 0.02 * expected.std()  # experts did differ
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_can_begin_with_a_bundle_that_has_a_router_and_heads(name: str) -> None:
+    source = WorldModel(toy().world(3)).state_dict()
+    assert {key.split(".")[0] for key in source} >= {"length_predictor", "error_estimator"}
+    recipe = VARIANTS[name].change(toy())
+    model = WorldModel(recipe.world(3))
+    own = model.state_dict()
+    begun = beginning(source, recipe)
+    assert {key: weight.shape for key, weight in begun.items()} == {
+        key: weight.shape for key, weight in own.items() if key.startswith(("autoencoder.", "denoiser.transformer."))
+    }
 
 
 def test_the_units_of_one_large_network_are_not_equal() -> None:
