@@ -52,7 +52,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     where: Figures = {"meta.output": str(options.save)} if options.save else {}
     if options.bag is None:
         live = LiveConfig(options.seconds, options.use_sim_time)
-        layout = blueprint(options.horizon, live=True, parts=Part)
+        layout = blueprint(options.horizon, live=target.save is None, parts=Part)
         with open_stream(target, "live", layout, terminal.say) as stream:
             return show_graph(wanted, scene, live, Drawing(stream), terminal.say) | where
     if options.seconds is not None or options.use_sim_time:

@@ -10,7 +10,7 @@ from longscape_ros.view import items
 from longscape_ros.view.topics import Part
 
 if TYPE_CHECKING:
-    from rerun.blueprint import Blueprint
+    from rerun.blueprint import Blueprint, Vertical, View
 
 SHOWN, RECEIVED = "shown", "received"
 """The timelines: the moment that something is about, and when it came."""
@@ -33,7 +33,7 @@ def blueprint(horizon: int, live: bool, parts: Container[Part]) -> Blueprint:
         rrb.Spatial2DView(origin=items.PREDICTED_AHEAD, name=ahead),
     )
     strip = rrb.Spatial2DView(origin=items.FILMSTRIP, name="filmstrip: the future, chunk by chunk")
-    states = rrb.StateTimelineView(origin="states", name="chunks, status, diagnostics")
+    states = rrb.StateTimelineView(origin="states", name="chunks and status")
     curves = rrb.Horizontal(
         rrb.TimeSeriesView(origin=items.COMMANDS, name="commands"),
         rrb.TimeSeriesView(origin=items.SURPRISE, name="surprise"),
@@ -41,15 +41,22 @@ def blueprint(horizon: int, live: bool, parts: Container[Part]) -> Blueprint:
         rrb.TimeSeriesView(origin="inference", name="inference, ms"),
     )
     time_panel = rrb.TimePanel(timeline=SHOWN, state="collapsed", play_state="following" if live else "paused")
-    lanes = 3 if Part.DIAGNOSTICS in parts else 2
-    middle = rrb.Vertical(pictures, strip, states, curves, row_shares=[4, 2, lanes, 3])
-    pages = []
+    middle = rrb.Vertical(pictures, strip, states, curves, row_shares=[4, 2.2, 2, 3])
+    side = _side(parts)
+    return rrb.Blueprint(rrb.Horizontal(middle, side, column_shares=[4, 1]) if side else middle, time_panel, collapse_panels=True)
+
+
+def _side(parts: Container[Part]) -> Vertical | None:
+    """Diagnostics, model and error images; None: there are none."""
+    import rerun.blueprint as rrb
+
+    pages: list[View] = []
     if Part.DIAGNOSTICS in parts:
         pages.append(rrb.TextDocumentView(origin=items.REPORT, name="diagnostics"))
     if Part.MODEL in parts:
         pages.append(rrb.TextDocumentView(origin=items.MODEL, name="model"))
     if Part.SURPRISE in parts:
         pages.append(rrb.Spatial2DView(origin=items.SURPRISE, name="error images"))
-    if not pages:
-        return rrb.Blueprint(middle, time_panel, collapse_panels=True)
-    return rrb.Blueprint(rrb.Horizontal(middle, rrb.Tabs(*pages), column_shares=[4, 1]), time_panel, collapse_panels=True)
+    if Part.DIAGNOSTICS in parts:
+        return rrb.Vertical(rrb.StateTimelineView(origin=items.DIAGNOSTICS, name="diagnostics"), rrb.Tabs(*pages), row_shares=[1, 3])
+    return rrb.Vertical(rrb.Tabs(*pages)) if pages else None

@@ -14,7 +14,7 @@ PREDICTED_LENGTH = "states/predicted_length"
 PREDICTED_EXPERT = "states/predicted_expert"
 EXECUTED_CHUNK = "states/executed_chunk"
 STATUS = "states/status"
-DIAGNOSTICS = "states/diagnostics"
+DIAGNOSTICS = "diagnostics"
 REPORT = "texts/diagnostics"
 MODEL = "texts/model"
 COMMANDS = "commands"
@@ -24,7 +24,7 @@ CONFIDENCE_NOW = "confidence/now"
 CONFIDENCE_AHEAD = "confidence/ahead"
 COMPUTE_MS = "inference/compute_ms"
 DELAY_MS = "inference/delay_ms"
-"""Where it stands; what is below ``commands``, ``surprise`` and ``states/diagnostics`` is named by the messages."""
+"""Where it stands; what is below ``commands``, ``surprise`` and ``diagnostics`` is named by the messages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,14 +39,17 @@ from longscape_ros.view.topics import Channel, Part
 FILMSTRIP_COLUMNS = 8
 """Frames beside each other."""
 
+MOST_PREDICTIONS = 8
+"""Predictions that an image is looked for in."""
+
 LABEL_ROWS = 3
 """One more row, black, for so many rows of a filmstrip: where the viewer writes what a chunk is."""
 
 BACK_NS = NANOSECONDS
 """A camera image that is this much older than the newest one: the clock was set back, or the recording begins anew."""
 
-EXPERT_COLOURS = (0x4C78A8FF, 0xF58518FF, 0x54A24BFF, 0xB279A2FF)
-"""Of the experts, again from the first after the last."""
+COLOURS = (0x4C78A8FF, 0xF58518FF, 0x54A24BFF, 0xB279A2FF)
+"""Of experts and of lengths, again from the first after the last."""
 
 REASON_COLOURS = {
     EndReason.MOTION: 0x4C78A8FF,
@@ -106,6 +109,7 @@ class Scene:
         self.mapping: TopicMapping | None = None
         self._newest_ns: int | None = None  # image
         self._playing: _Playing | None = None
+        self._expected: deque[_Playing] = deque(maxlen=MOST_PREDICTIONS)
         self._states: dict[str, State] = {}  # entity -> the newest
         self._commands: dict[str, InForce] = {}
         self._report: dict[str, str] = {}
@@ -173,12 +177,13 @@ class Scene:
         if self._newest_ns is not None and shown_ns < self._newest_ns - BACK_NS:
             _log.warning("The camera's time went back by %.1f s; what was predicted before is forgotten.", (self._newest_ns - shown_ns) / 1e9)
             self._newest_ns, self._playing = None, None
+            self._expected.clear()
             self._commands.clear()
         self._newest_ns = shown_ns if self._newest_ns is None else max(self._newest_ns, shown_ns)
         yield Item(items.CAMERA, shown_ns, received_ns, _picture(frame.rgb, message, channel.type))
-        expected = None if self._playing is None else self._playing.at(shown_ns)
-        if expected is not None:
-            yield Item(items.ERROR_NOW, shown_ns, received_ns, Number(_distance(frame.rgb, expected)))
+        expected = [rgb for playing in self._expected if (rgb := playing.at(shown_ns)) is not None]
+        if expected:
+            yield Item(items.ERROR_NOW, shown_ns, received_ns, Number(_distance(frame.rgb, expected[-1])))
 
     # ---- predictions ----
 
@@ -189,14 +194,17 @@ class Scene:
         ahead_ns = int(prediction.stamps_ns()[ahead])
         self.model_id = prediction.model_id
         self.counts["predicted_frames"] += count
-        former, self._playing = self._playing, _Playing(prediction, message)
-        if former is not None:
-            self._playing.played_ns = former.played_ns
+        playing = _Playing(prediction, message)
+        if self._playing is not None:
+            yield from self._play(anchor_ns, received_ns)  # images may be late; the new one does not show moments before its own
+            playing.played_ns = self._playing.played_ns
+        self._playing = playing
+        self._expected.append(playing)
         strip = filmstrip(prediction, FILMSTRIP_COLUMNS)
         below = np.zeros((strip.shape[0] // LABEL_ROWS, *strip.shape[1:]), np.uint8)
         status = State(prediction.status.name, STATUS_COLOURS[prediction.status])
-        yield Item(items.PREDICTED_AHEAD, ahead_ns, received_ns, self._playing.picture(ahead))
-        yield from _numbers({items.CONFIDENCE_AHEAD: self._playing.confidence(ahead)}, ahead_ns, received_ns)
+        yield Item(items.PREDICTED_AHEAD, ahead_ns, received_ns, playing.picture(ahead))
+        yield from _numbers({items.CONFIDENCE_AHEAD: playing.confidence(ahead)}, ahead_ns, received_ns)
         yield Item(items.FILMSTRIP, anchor_ns, received_ns, _encoded(np.concatenate([strip, below])))
         yield Item(items.FILMSTRIP_CHUNKS, anchor_ns, received_ns, _chunk_boxes(prediction, strip))
         yield Item(items.STATUS, anchor_ns, received_ns, status)
@@ -293,8 +301,8 @@ class _Playing:
         pairs = zip(self.prediction.chunks, self.prediction.experts, strict=True)
         chunk, expert = next((c, e) for c, e in pairs if index < c.start + c.valid)
         return {
-            items.PREDICTED_LENGTH: State(str(chunk.valid), REASON_COLOURS[chunk.reason]),
-            items.PREDICTED_EXPERT: State(str(expert), EXPERT_COLOURS[expert % len(EXPERT_COLOURS)]),
+            items.PREDICTED_LENGTH: State(str(chunk.valid), _colour(chunk.valid // 8)),
+            items.PREDICTED_EXPERT: State(str(expert), _colour(expert)),
         }
 
 
@@ -309,7 +317,7 @@ def _chunk_boxes(prediction: Prediction, strip: NDArray[np.uint8]) -> Boxes:
             width=chunk.valid * per_frame,
             height=float(height),
             label=f"{chunk.valid} frames, expert {expert}, {_words(chunk.reason)}",
-            colour=EXPERT_COLOURS[expert % len(EXPERT_COLOURS)],
+            colour=_colour(expert),
         )
         for chunk, expert in zip(prediction.chunks, prediction.experts, strict=True)
     ]
@@ -351,6 +359,10 @@ def _distance(rgb: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
     height, width = expected.shape[:2]
     difference = resize_rgb(rgb, (height, width)).astype(np.float32) - expected
     return float(np.sqrt(np.mean(np.square(difference)))) / 255.0
+
+
+def _colour(number: int) -> int:
+    return COLOURS[number % len(COLOURS)]
 
 
 def _words(reason: EndReason) -> str:
