@@ -20,7 +20,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--connect", nargs="?", const=HERE, metavar="URL", help=f"show it in a viewer that runs already (URL: {HERE})")
     parser.add_argument("--web", nargs="?", const=9090, type=int, metavar="PORT", help="serve a page for a browser (PORT: 9090)")
     parser.add_argument("--port", type=int, default=9876, metavar="N", help="where the window or the page gets its data (default: 9876)")
-    parser.add_argument("--horizon", type=int, default=0, metavar="N", help="predicted frame to show beside the camera; 0: the last (default: 0)")
+    parser.add_argument("--horizon", type=int, default=0, metavar="N", help="predicted frame beside the camera; 0: the last (default: 0)")
     parser.add_argument("--namespace", default="", metavar="NAME", help="of the predictor, for example /robot_1 (default: any)")
     parser.add_argument("--image", default="", metavar="TOPIC", help="the camera (default: the mapping's, else one that is found)")
     parser.add_argument("--mapping", metavar="FILE|NAME", help="the commands' topics (default: the predictor's, else those that are found)")
@@ -52,7 +52,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     where: Figures = {"meta.output": str(options.save)} if options.save else {}
     if options.bag is None:
         live = LiveConfig(options.seconds, options.use_sim_time)
-        layout = blueprint(options.horizon, live=target.save is None, parts=Part)
+        layout = blueprint(options.horizon, live=target.save is None, parts=tuple(Part))
         with open_stream(target, "live", layout, terminal.say) as stream:
             return show_graph(wanted, scene, live, Drawing(stream), terminal.say) | where
     if options.seconds is not None or options.use_sim_time:

@@ -41,7 +41,7 @@ def blueprint(horizon: int, live: bool, parts: Container[Part]) -> Blueprint:
         rrb.TimeSeriesView(origin="inference", name="inference, ms"),
     )
     time_panel = rrb.TimePanel(timeline=SHOWN, state="collapsed", play_state="following" if live else "paused")
-    middle = rrb.Vertical(pictures, strip, states, curves, row_shares=[4, 2.2, 2, 3])
+    middle = rrb.Vertical(pictures, strip, states, curves, row_shares=[4, 2.2, 2.6, 3])
     side = _side(parts)
     return rrb.Blueprint(rrb.Horizontal(middle, side, column_shares=[4, 1]) if side else middle, time_panel, collapse_panels=True)
 

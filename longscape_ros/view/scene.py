@@ -175,7 +175,8 @@ class Scene:
         frame = frame_from_message(message, channel.type, received_ns)
         shown_ns = frame.stamp_ns - self._latency_ns
         if self._newest_ns is not None and shown_ns < self._newest_ns - BACK_NS:
-            _log.warning("The camera's time went back by %.1f s; what was predicted before is forgotten.", (self._newest_ns - shown_ns) / 1e9)
+            back_s = (self._newest_ns - shown_ns) / NANOSECONDS
+            _log.warning("The camera's time went back by %.1f s; what was predicted before is forgotten.", back_s)
             self._newest_ns, self._playing = None, None
             self._expected.clear()
             self._commands.clear()

@@ -138,7 +138,8 @@ def _window(port: int) -> str:
         return url
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise HostError(
-            "Got no display, expected DISPLAY or WAYLAND_DISPLAY to name one; use --save FILE.rrd, --web, or --connect to a viewer elsewhere."
+            "Got no display, expected DISPLAY or WAYLAND_DISPLAY to name one; "
+            "use --save FILE.rrd, --web, or --connect to a viewer elsewhere."
         )
     log = tempfile.TemporaryFile()  # noqa: SIM115  # the window outlives this program
     command = [sys.executable, "-m", "rerun", "--port", str(port), "--expect-data-soon"]

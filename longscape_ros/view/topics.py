@@ -9,7 +9,7 @@ from enum import Enum
 
 from longscape_ros.contract import ActionSource, TopicMapping
 from longscape_ros.errors import InputError
-from longscape_ros.messages import ACTION_SEQUENCE, COMPRESSED_IMAGE, IMAGE, IMAGE_TYPES, JOINT_TRAJECTORY, PREDICTED_VIDEO
+from longscape_ros.messages import ACTION_SEQUENCE, COMPRESSED_IMAGE, IMAGE_TYPES, JOINT_TRAJECTORY, PREDICTED_VIDEO
 
 TWIST, TWIST_STAMPED = "geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"
 FLOAT32, FLOAT64, STRING = "std_msgs/msg/Float32", "std_msgs/msg/Float64", "std_msgs/msg/String"

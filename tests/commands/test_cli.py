@@ -27,7 +27,7 @@ from longscape_ros.commands.command import Command
 from longscape_ros.commands.predict import outputs
 from longscape_ros.offline import PREDICTION_TOPIC
 
-NAMES = ("demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "ablate", "predict", "bench", "doctor")
+NAMES = ("demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "ablate", "predict", "view", "bench", "doctor")
 WAIT_S = 300.0
 HAS_GRAPH = importlib.util.find_spec("cyclonedds") is not None or "ROS_DISTRO" in os.environ
 
