@@ -30,6 +30,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Shows a recording, or the graph."""
+    from longscape_ros.view.target import ended_by_sigterm
+
+    with ended_by_sigterm():
+        return show(options, terminal)
+
+
+def show(options: Namespace, terminal: Terminal) -> Figures:
+    """The same, until it is interrupted."""
     from longscape_ros.bags.mapping import load_mapping
     from longscape_ros.view.bag import channels_of, only_bag, show_bag
     from longscape_ros.view.blueprint import blueprint

@@ -48,7 +48,7 @@ class Drawing:
             self.counts[item.entity] += 1
             content = item.content
             if isinstance(content, Picture):
-                self._stream.log(item.entity, rr.EncodedImage(contents=content.data, media_type=content.media_type))
+                self._stream.log(_path(item.entity), rr.EncodedImage(contents=content.data, media_type=content.media_type))
             elif isinstance(content, Number):
                 self._show_number(item.entity, content)
             elif isinstance(content, State):
@@ -56,7 +56,7 @@ class Drawing:
             elif isinstance(content, Boxes):
                 self._show_boxes(item.entity, content)
             else:
-                self._stream.log(item.entity, rr.TextDocument(content.markdown, media_type=rr.MediaType.MARKDOWN))
+                self._stream.log(_path(item.entity), rr.TextDocument(content.markdown, media_type=rr.MediaType.MARKDOWN))
 
     def _show_number(self, entity: str, number: Number) -> None:
         import rerun as rr
@@ -66,8 +66,8 @@ class Drawing:
             colour = CURVE_COLOURS[sum(curve.startswith(f"{folder}/") for curve in self._curves) % len(CURVE_COLOURS)]
             self._curves.add(entity)
             style = rr.SeriesLines(colors=_colours([colour]), names=[entity.removeprefix(f"{folder}/")])
-            self._stream.log(entity, style, static=True)
-        self._stream.log(entity, rr.Scalars(number.value))
+            self._stream.log(_path(entity), style, static=True)
+        self._stream.log(_path(entity), rr.Scalars(number.value))
 
     def _show_state(self, entity: str, state: State) -> None:
         import rerun as rr
@@ -76,8 +76,8 @@ class Drawing:
         if state.text not in colours:
             colours[state.text] = state.colour
             configuration = rr.StateConfiguration(values=list(colours), labels=list(colours), colors=_colours(colours.values()))
-            self._stream.log(entity, configuration, static=True)
-        self._stream.log(entity, rr.StateChange(state=state.text))
+            self._stream.log(_path(entity), configuration, static=True)
+        self._stream.log(_path(entity), rr.StateChange(state=state.text))
 
     def _show_boxes(self, entity: str, content: Boxes) -> None:
         import rerun as rr
@@ -89,7 +89,12 @@ class Drawing:
             colors=_colours(box.colour for box in content.boxes),
             show_labels=True,
         )
-        self._stream.log(entity, boxes)
+        self._stream.log(_path(entity), boxes)
+
+
+def _path(entity: str) -> list[str]:
+    """A place as Rerun takes it without reading signs into the names of joints."""
+    return [part for part in entity.split("/") if part]
 
 
 def _colours(values: Iterable[int]) -> NDArray[np.uint32]:

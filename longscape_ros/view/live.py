@@ -18,7 +18,6 @@ from longscape_ros.host import matching_qos, message_class
 from longscape_ros.view.drawing import Drawing
 from longscape_ros.view.feed import Feed
 from longscape_ros.view.scene import Scene, SceneConfig
-from longscape_ros.view.target import ended_by_sigterm
 from longscape_ros.view.topics import Channel, Part, Wanted, choose, doubts
 
 NAME = "longscape_view"
@@ -146,7 +145,7 @@ class Listener:
 def show_graph(
     wanted: Wanted, scene: SceneConfig, config: LiveConfig, drawing: Drawing, say: Callable[[str], None]
 ) -> dict[str, float | str]:
-    """Shows the graph until the time is over, SIGINT or SIGTERM.
+    """Shows the graph until the time is over, or it is interrupted.
 
     Args:
         wanted: Which topics.
@@ -177,9 +176,9 @@ def show_graph(
         executor.add_node(node)
         listener = Listener(node, wanted, scene, drawing)
         until_s = math.inf if config.seconds is None else time.monotonic() + config.seconds
-        if config.seconds is None:
-            say("Showing the graph; Ctrl-C ends it.")
-        with ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):
+            if config.seconds is None:
+                say("Showing the graph; Ctrl-C ends it.")
             while time.monotonic() < until_s:
                 executor.spin_once(timeout_sec=SPIN_S)
         listener.close()

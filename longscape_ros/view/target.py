@@ -83,21 +83,28 @@ def open_stream(target: Target, name: str, layout: Blueprint, say: Callable[[str
     """
     import rerun as rr
 
-    with rr.RecordingStream(APPLICATION) as stream:
-        stream.send_recording_name(name)
-        if target.save is not None:
-            with _saved(stream, target.save):
-                stream.send_blueprint(layout)
-                yield stream
-            say(f"Written: {target.save}. Open it with: rerun {target.save}")
-            return
-        if target.web:
-            say(f"Open {_serve(stream, target)} in a browser.")
-        else:
-            stream.connect_grpc(_viewer(target.connect) if target.connect else _window(target.data_port))
-        stream.send_blueprint(layout)
-        yield stream
+    stream = rr.RecordingStream(APPLICATION)
+    stream.send_recording_name(name)
+    if target.save is not None:
+        with _saved(stream, target.save):
+            stream.send_blueprint(layout)
+            yield stream
+        say(f"Written: {target.save}. Open it with: rerun {target.save}")
+        return
+    if target.web:
+        say(f"Open {_serve(stream, target)} in a browser.")
+    else:
+        stream.connect_grpc(_viewer(target.connect) if target.connect else _window(target.data_port))
+    stream.send_blueprint(layout)
+    yield stream
+    try:
         stream.flush()
+    except RuntimeError as error:
+        raise HostError(
+            f"Got a viewer that went away ({error}), expected it to stay; if no window came, use --save FILE.rrd or --web."
+        ) from error
+    finally:
+        stream.disconnect()
 
 
 @contextlib.contextmanager
@@ -158,16 +165,16 @@ def _window(port: int) -> str:
 
 
 def hold(say: Callable[[str], None]) -> None:
-    """Stays until SIGINT or SIGTERM, for what this process serves."""
-    say("All of it is there; Ctrl-C ends it.")
-    with ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):
+    """Stays until it is interrupted, for what this process serves."""
+    with contextlib.suppress(KeyboardInterrupt):
+        say("All of it is there; Ctrl-C ends it.")
         while True:
             time.sleep(3600.0)
 
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C: what was shown so far is kept."""
+    """SIGTERM is as Ctrl-C: nothing half done is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

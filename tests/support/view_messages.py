@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from support.robot import NAMES, STEP_NS
+from support.robot import IMAGE_TOPIC, NAMES, STEP_NS, TRAJECTORY_TOPIC, sway, write_robot_bundle
 
-from longscape_ros.bags.writer import bag_types
-from longscape_ros.contract import NANOSECONDS, Chunk, EndReason, Prediction, Status
+from longscape_ros.bags.writer import BagWriter, bag_types
+from longscape_ros.contract import NANOSECONDS, Chunk, Confidence, EndReason, Prediction, Status
 from longscape_ros.messages import (
+    COMPRESSED_IMAGE,
     JOINT_TRAJECTORY,
     compressed_message,
     duration_message,
@@ -20,9 +22,16 @@ from longscape_ros.messages import (
     prediction_to_message,
     time_message,
 )
+from longscape_ros.offline import predict_bag
 
 TYPES = bag_types()
 T0 = 1000 * NANOSECONDS
+DELAY_NS = 5_000_000
+"""From an image's stamp to its receive time."""
+
+IMAGES = 60
+"""In :func:`write_predicted`."""
+
 SIZE = (16, 24)
 """H, W of camera and predictions."""
 
@@ -101,3 +110,16 @@ def diagnostics(step: int, **levels: int) -> Any:
         for part, level in levels.items()
     ]
     return TYPES("diagnostic_msgs/msg/DiagnosticArray")(header=header, status=parts)
+
+
+def write_predicted(folder: Path) -> Path:
+    """A robot's recording of three seconds, with predictions every half second as ``longscape predict`` makes them."""
+    with BagWriter(folder / "run.mcap") as writer:
+        for step in range(IMAGES):
+            received_ns = stamp_ns(step) + DELAY_NS
+            if step % 16 == 0:
+                writer.write(TRAJECTORY_TOPIC, JOINT_TRAJECTORY, received_ns - 1, trajectory(step + 2, sway(step + 2, 48)))
+            writer.write(f"{IMAGE_TOPIC}/compressed", COMPRESSED_IMAGE, received_ns, camera_image(step, value=2 * step))
+    bundle = write_robot_bundle(folder / "bundle", confidence=Confidence(25.0, -3.0, -20.0))
+    predict_bag(folder / "run.mcap", folder / "run_predicted.mcap", bundle, every=0.5)
+    return folder / "run_predicted.mcap"

@@ -79,5 +79,5 @@ def test_a_mapping_picks_and_names():
     source = ActionSource("/arm", JOINT_TRAJECTORY, {"bend": "elbow"})
     found = read_plan(Channel(Part.COMMANDS, "/arm", JOINT_TRAJECTORY, source), trajectory(0, [[1.0, 2.0]], names=("shoulder", "elbow")), 0)
     assert (found.names, found.values.tolist()) == (("bend",), [[2.0]])
-    with pytest.raises(InputError, match="expected .'elbow'. among them"):
+    with pytest.raises(InputError, match=r"expected \['elbow'\] among them"):
         read_plan(Channel(Part.COMMANDS, "/arm", JOINT_TRAJECTORY, source), trajectory(0, [[1.0]], names=("shoulder",)), 0)
