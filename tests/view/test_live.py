@@ -25,6 +25,9 @@ from longscape_ros.view.target import Target, open_stream
 from longscape_ros.view.topics import Part, Wanted
 
 WAIT_S = 60.0
+LEAST = {"camera": 10, "prediction": 5, "commands": 1, "surprise": 3, "diagnostics": 1, "model": 1}
+"""Messages of each part that a live test waits for."""
+
 REMAPPINGS = ("-r", f"~/input/image:={IMAGE_TOPIC}")
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -135,29 +138,29 @@ def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path)
         counts = listener.feed.scene.counts
         robot.connect()
         joined(robot, IMAGE_TOPIC, TRAJECTORY_TOPIC, "/predictor/prediction")
-        images = robot.live(400, done=lambda: counts["prediction"] >= 12 and counts["diagnostics"] >= 2 and counts["surprise"] >= 20)
+        images = robot.live(400, done=lambda: all(counts[part] >= least for part, least in LEAST.items()))
         listener.close()
     figures = listener.feed.figures()
     rrd = Rrd(tmp_path / "live.rrd")
     assert figures["meta.camera"] == IMAGE_TOPIC
     assert figures["meta.commands"] == TRAJECTORY_TOPIC
     assert figures["meta.model_id"] == bundle.model_id
-    assert 20 <= len(rrd.rows["/camera"]) == figures["images"] <= images
+    assert LEAST["camera"] <= len(rrd.rows["/camera"]) == figures["images"] <= images
     assert figures["invalid_messages"] == 0
     heard = {bytes(message.frames[7].data): message for message in predictions}
     ahead = rrd.rows["/prediction/ahead"]
     assert len(ahead) == figures["predictions"]
     shown = [heard.get(bytes(row.only("EncodedImage:blob"))) for row in ahead]
     found = [(row.shown_ns, stamp(message)) for row, message in zip(ahead, shown, strict=True) if message is not None]
-    assert len(found) >= 8  # each reader loses what it is too slow for
+    assert found  # each reader loses what it is too slow for
     assert all(moment == anchor + 8 * STEP_NS for moment, anchor in found)
     assert {f"/commands/{name}" for name in NAMES} <= set(rrd.rows)
     assert {"/inference/delay_ms", "/states/predicted_expert", "/texts/model", "/texts/diagnostics"} <= set(rrd.rows)
     assert {f"/diagnostics/{part}" for part in ("camera", "commands", "inference", "model")} <= set(rrd.rows)
     published = [row.only("Scalars:scalars") for row in rrd.rows["/surprise/surprise"]]
     assert set(published) <= {message.data for message in surprises}
-    assert len(published) == figures["surprises"] >= 20
-    assert len(rrd.rows["/surprise/error_now"]) >= 5
+    assert len(published) == figures["surprises"] >= LEAST["surprise"]
+    assert rrd.rows["/surprise/error_now"]
 
 
 def test_the_command_shows_the_graph_until_sigterm_and_leaves_a_whole_file(graph, start, tmp_path):
@@ -193,7 +196,7 @@ def test_of_two_robots_the_namespace_chooses_one_for_a_given_time(graph, start, 
     kind: Any = message_class("longscape_msgs/msg/PredictedVideo")
     publishers = {ns: robot.node.create_publisher(kind, f"/{ns}/predictor/prediction", QoSProfile(depth=1)) for ns in ("a", "b")}
     process = start("--namespace", "/b", "--save", tmp_path / "live.rrd", "--json", tmp_path / "live.json", "--seconds", 6)
-    robot.until(lambda: robot.node.count_subscribers("/b/predictor/prediction"), WAIT_S)
+    robot.until(publishers["b"].get_subscription_count, WAIT_S)
     assert robot.node.count_subscribers("/a/predictor/prediction") == 0
     publishers["b"].publish(kind())  # a video without frames
     while process.poll() is None:
