@@ -34,9 +34,12 @@ def blueprint(horizon: int, live: bool, parts: Container[Part]) -> Blueprint:
     )
     strip = rrb.Spatial2DView(origin=items.FILMSTRIP, name="filmstrip: the future, chunk by chunk")
     states = rrb.StateTimelineView(origin="states", name="chunks and status")
+    errors = [rrb.TimeSeriesView(origin="error", name="error")]
+    if Part.SURPRISE in parts:
+        errors.insert(0, rrb.TimeSeriesView(origin=items.SURPRISE, name="surprise"))
     curves = rrb.Horizontal(
         rrb.TimeSeriesView(origin=items.COMMANDS, name="commands"),
-        rrb.TimeSeriesView(origin=items.SURPRISE, name="surprise"),
+        rrb.Tabs(*errors),
         rrb.TimeSeriesView(origin="confidence", name="confidence", axis_y=rrb.ScalarAxis(range=(0.0, 1.0))),
         rrb.TimeSeriesView(origin="inference", name="inference, ms"),
     )

@@ -34,7 +34,7 @@ from longscape_ros.timeline import resize_rgb
 from longscape_ros.view import items
 from longscape_ros.view.items import Box, Boxes, Item, Number, Picture, State, Text
 from longscape_ros.view.plans import InForce, read_plan
-from longscape_ros.view.topics import Channel, Part
+from longscape_ros.view.topics import SURPRISE, Channel, Part
 
 FILMSTRIP_COLUMNS = 8
 """Frames beside each other."""
@@ -64,6 +64,9 @@ STATUS_COLOURS = {Status.OK: GREEN, Status.DEGRADED: ORANGE, Status.STALE_INPUT:
 
 LEVELS = (("OK", GREEN), ("WARN", ORANGE), ("ERROR", RED), ("STALE", GREY))
 """Of diagnostic_msgs/DiagnosticStatus, by number."""
+
+SURPRISE_STATES = (("as expected", GREEN), ("surprised", RED), ("not comparable", GREY))
+"""Of longscape_msgs/Surprise, by number."""
 
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _MODEL_ROWS = ("model_id", "backend", "precision", "device", "cause", "fps", "image_size", "context", "horizon", "chunk_lengths", "experts")
@@ -151,7 +154,7 @@ class Scene:
         elif channel.part is Part.COMMANDS:
             self._commands.setdefault(channel.topic, InForce()).add(read_plan(channel, message, received_ns))
         elif channel.part is Part.SURPRISE:
-            yield self._surprise(channel, message, received_ns)
+            yield from self._surprise(channel, message, received_ns)
         elif channel.part is Part.CHUNK:
             yield _executed(str(message.data), received_ns)
         elif channel.part is Part.DIAGNOSTICS:
@@ -223,9 +226,7 @@ class Scene:
                 yield Item(items.PREDICTED_NOW, stamp_ns, received_ns, playing.picture(index))
                 yield from _numbers({items.CONFIDENCE_NOW: playing.confidence(index)}, stamp_ns, received_ns)
                 for entity, state in playing.chunk(index).items():
-                    if self._states.get(entity) != state:
-                        self._states[entity] = state
-                        yield Item(entity, stamp_ns, received_ns, state)
+                    yield from self._changed(entity, stamp_ns, received_ns, state)
 
     # ---- commands and what the node says ----
 
@@ -234,13 +235,26 @@ class Scene:
             for shown_ns, name, value in in_force.until(until_ns):
                 yield Item(f"{items.COMMANDS}/{name}", shown_ns, received_ns, Number(value))
 
-    def _surprise(self, channel: Channel, message: Any, received_ns: int) -> Item:
+    def _surprise(self, channel: Channel, message: Any, received_ns: int) -> Iterator[Item]:
         place = f"{items.SURPRISE}/{channel.name or items.SURPRISE}"
         if channel.type in IMAGE_TYPES:
             frame = frame_from_message(message, channel.type, received_ns)
-            return Item(place, frame.stamp_ns - self._latency_ns, received_ns, _picture(frame.rgb, message, channel.type))
-        shown_ns = received_ns if self._newest_ns is None else self._newest_ns  # it is about the camera's newest image
-        return Item(place, shown_ns, received_ns, Number(float(message.data)))
+            yield Item(place, frame.stamp_ns - self._latency_ns, received_ns, _picture(frame.rgb, message, channel.type))
+        elif channel.type == SURPRISE:
+            shown_ns = nanoseconds(message.header.stamp) or received_ns
+            yield Item(place, shown_ns, received_ns, Number(float(message.error)))
+            yield Item(f"{place}_threshold", shown_ns, received_ns, Number(float(message.threshold)))
+            text, colour = SURPRISE_STATES[min(int(message.state), len(SURPRISE_STATES) - 1)]
+            yield from self._changed(items.SURPRISED, shown_ns, received_ns, State(text, colour))
+        else:
+            shown_ns = received_ns if self._newest_ns is None else self._newest_ns  # it is about the camera's newest image
+            yield Item(place, shown_ns, received_ns, Number(float(message.data)))
+
+    def _changed(self, entity: str, shown_ns: int, received_ns: int, state: State) -> Iterator[Item]:
+        """A state, if it is not that of before."""
+        if self._states.get(entity) != state:
+            self._states[entity] = state
+            yield Item(entity, shown_ns, received_ns, state)
 
     def _diagnostics(self, message: Any, received_ns: int) -> Iterator[Item]:
         shown_ns = nanoseconds(message.header.stamp) or received_ns
@@ -251,10 +265,7 @@ class Scene:
             state = State(level, colour)
             values = "\n".join(f"| {_cell(pair.key)} | {_cell(pair.value)} |" for pair in status.values)
             self._report[name] = f"### {name}: {level}\n\n{_cell(status.message)}\n\n| | |\n|---|---|\n{values}\n"
-            entity = f"{items.DIAGNOSTICS}/{name.rpartition(': ')[2]}"
-            if self._states.get(entity) != state:
-                self._states[entity] = state
-                yield Item(entity, shown_ns, received_ns, state)
+            yield from self._changed(f"{items.DIAGNOSTICS}/{name.rpartition(': ')[2]}", shown_ns, received_ns, state)
         yield Item(items.REPORT, shown_ns, received_ns, Text("\n".join(self._report[name] for name in sorted(self._report))))
 
     def _model(self, text: str, received_ns: int) -> Item:

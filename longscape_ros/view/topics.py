@@ -13,6 +13,7 @@ from longscape_ros.messages import ACTION_SEQUENCE, COMPRESSED_IMAGE, IMAGE_TYPE
 
 TWIST, TWIST_STAMPED = "geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped"
 FLOAT32, FLOAT64, STRING = "std_msgs/msg/Float32", "std_msgs/msg/Float64", "std_msgs/msg/String"
+SURPRISE = "longscape_msgs/msg/Surprise"
 DIAGNOSTIC_ARRAY = "diagnostic_msgs/msg/DiagnosticArray"
 
 COMMAND_TYPES = (JOINT_TRAJECTORY, ACTION_SEQUENCE, TWIST_STAMPED, TWIST)
@@ -103,7 +104,7 @@ def choose(published: Mapping[str, str], wanted: Wanted, told: TopicMapping | No
     found += [Channel(Part.CAMERA, topic, published[topic]) for topic in cameras(published, wanted)[:1]]
     found += _commands(published, wanted, wanted.mapping or told)
     surprise = f"{predictor}/surprise"
-    for topic in _of_type(published, (FLOAT32, FLOAT64, *IMAGE_TYPES)):
+    for topic in _of_type(published, (SURPRISE, FLOAT32, FLOAT64, *IMAGE_TYPES)):
         if topic == surprise or topic.startswith(f"{surprise}/"):
             found.append(Channel(Part.SURPRISE, topic, published[topic], name=topic.removeprefix(surprise).strip("/")))
     return {channel.topic: channel for channel in found}

@@ -160,7 +160,7 @@ def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path)
     published = [row.only("Scalars:scalars") for row in rrd.rows["/surprise/surprise"]]
     assert set(published) <= {message.data for message in surprises}
     assert len(published) == figures["surprises"] >= LEAST["surprise"]
-    assert rrd.rows["/surprise/error_now"]
+    assert rrd.rows["/error/now"]
 
 
 def test_the_command_shows_the_graph_until_sigterm_and_leaves_a_whole_file(graph, start, tmp_path):

@@ -126,7 +126,7 @@ def test_confidence_chunks_and_times_are_those_of_the_messages(shown, predicted)
 
 def test_the_error_is_that_of_the_prediction_shown(shown):
     rrd, _ = shown
-    errors = curve(rrd, "/surprise/error_now")
+    errors = curve(rrd, "/error/now")
     moments = [row.shown_ns for row in rrd.rows["/prediction/now"]]
     assert set(errors) <= set(moments)
     assert len(errors) >= 50
@@ -142,7 +142,7 @@ def test_the_window_is_laid_out_with_a_pane_for_everything_that_there_is(shown):
         "filmstrip: the future, chunk by chunk": ("2D", "prediction/filmstrip"),
         "chunks and status": ("StateTimeline", "states"),
         "commands": ("TimeSeries", "commands"),
-        "surprise": ("TimeSeries", "surprise"),
+        "error": ("TimeSeries", "error"),
         "confidence": ("TimeSeries", "confidence"),
         "inference, ms": ("TimeSeries", "inference"),
     }
@@ -202,7 +202,7 @@ def test_what_a_node_says_of_itself_is_shown_and_says_which_commands_are_meant(t
     assert [row.only("StateChange:state") for row in rrd.rows["/diagnostics/camera"]] == ["WARN"]
     assert "predictor: camera: WARN" in rrd.rows["/texts/diagnostics"][0].only("TextDocument:text")
     assert "mine@1" in rrd.rows["/texts/model"][0].only("TextDocument:text")
-    assert {"diagnostics", "model", "error images"} <= set(rrd.views)
+    assert {"surprise", "error", "diagnostics", "model", "error images"} <= set(rrd.views)
     assert figures["meta.model_id"] == "mine@1"
     assert (figures["surprises"], figures["chunks"], figures["diagnostics"]) == (1, 1, 1)
 

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from support.robot import MAPPING, STEP_NS
 from support.view_messages import SIZE, T0, TYPES, camera_image, diagnostics, stamp_ns, text, trajectory, video
 
@@ -259,6 +260,30 @@ def test_a_surprise_is_about_the_newest_image_and_nan_passes():
     (first, second) = play.at(f"{items.SURPRISE}/surprise")
     assert first == (7, Number(0.25))
     assert math.isnan(second[1].value)
+
+
+SURPRISE_DEFINITION = """
+std_msgs/Header header
+uint8 state
+float32 error
+float32 threshold
+"""
+
+
+def test_a_surprise_with_a_state_is_shown_at_its_stamp_with_its_threshold():
+    play = Play()
+    kind = "longscape_msgs/msg/Surprise"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register({name: fields for name, fields in get_types_from_msg(SURPRISE_DEFINITION, kind).items() if name == kind})
+    for step, state, error in ((3, 0, 0.5), (4, 1, 3.0), (5, 1, 4.0), (6, 2, math.nan)):
+        message = store.types[kind](header=camera_image(step).header, state=state, error=error, threshold=2.0)
+        play.take(Channel(Part.SURPRISE, "/predictor/surprise", kind), message, step, late=1)
+    curve = play.at(f"{items.SURPRISE}/surprise")
+    assert [(step, number.value) for step, number in curve[:3]] == [(3, 0.5), (4, 3.0), (5, 4.0)]
+    assert math.isnan(curve[3][1].value)
+    assert {number.value for _, number in play.at(f"{items.SURPRISE}/surprise_threshold")} == {2.0}
+    states = [(step, state.text) for step, state in play.at(items.SURPRISED)]
+    assert states == [(3, "as expected"), (4, "surprised"), (6, "not comparable")]
 
 
 def test_an_error_image_is_shown_beside_the_surprise():
