@@ -92,7 +92,7 @@ class Drawing:
         self._stream.log(_path(entity), boxes)
 
 
-def _path(entity: str) -> list[str]:
+def _path(entity: str) -> list[object]:
     """A place as Rerun takes it without reading signs into the names of joints."""
     return [part for part in entity.split("/") if part]
 

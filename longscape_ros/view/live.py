@@ -28,7 +28,8 @@ SPIN_S = 0.1
 LOOK_PERIOD_S = 0.2
 """Seconds between two looks for topics."""
 
-DEPTH = 100
+DEPTH = 10
+"""Messages that wait where this process is too slow; older ones are left out, for a live view that lags is none."""
 
 COMMANDS_AFTER_S = 3.0
 """For so long commands wait for the predictor to say which they are; then those that are found are taken."""

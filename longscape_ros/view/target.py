@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from longscape_ros.errors import HostError, InputError
 
@@ -127,7 +127,7 @@ def _serve(stream: RecordingStream, target: Target) -> str:
             raise HostError(f"Got the port {port}, which another program uses; expected a free one, see --web and --port.")
     data = stream.serve_grpc(grpc_port=target.data_port)
     rr.serve_web_viewer(web_port=target.web_port, open_browser=False, connect_to=data)
-    return f"http://127.0.0.1:{target.web_port}/?url={data.replace('localhost', '127.0.0.1')}"
+    return f"http://127.0.0.1:{target.web_port}/?url={quote(data.replace('localhost', '127.0.0.1'), safe='')}"
 
 
 def _viewer(url: str) -> str:

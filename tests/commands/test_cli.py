@@ -222,6 +222,7 @@ def broken(fault: BaseException) -> Command:
         ("train --bags bags --recipe toy --output out", "torch", "train"),
         ("export run --output out", "onnxscript", "train"),
         ("demo --output out", "av", "demo"),
+        ("view run.mcap --save run.rrd", "rerun", "view"),
     ],
 )
 def test_a_package_that_is_not_installed_is_named_with_the_line_that_installs_it(tmp_path, capsys, monkeypatch, arguments, module, extra):

@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.robot import isolated_environment
@@ -89,7 +90,9 @@ def test_a_page_for_a_browser_stays_until_it_is_ended(predicted, tmp_path, start
         line = process.stderr.readline()
         assert line, said
         said += line
-    assert f"http://127.0.0.1:{page}/?url=rerun+http://127.0.0.1:{data}/proxy" in said
+    address = next(word for word in said.split() if word.startswith("http://"))
+    assert urlsplit(address).netloc == f"127.0.0.1:{page}"
+    assert parse_qs(urlsplit(address).query) == {"url": [f"rerun+http://127.0.0.1:{data}/proxy"]}
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=WAIT_S)
     assert process.returncode == 0
