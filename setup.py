@@ -23,6 +23,7 @@ EMBEDDED = ["cyclonedds>=11; python_version < '3.14'"]
 SIM = ["metaworld==3.1.1", "mujoco==3.3.0", "packaging"]
 VIDEO = ["av>=12", "pillow>=10"]
 DEMO = [*EMBEDDED, *SIM, *VIDEO]
+VIEW = ["rerun-sdk>=0.39"]
 ON_PC = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 RTX = [f"onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0{ON_PC}", f"tensorrt-rtx-cu13-bindings==1.7.1.116{ON_PC}"]
 """Libraries and bindings of TensorRT-RTX, whose versions must be equal: 1.7.1.116."""
@@ -68,11 +69,12 @@ setup(
         "sim": SIM,
         "video": VIDEO,
         "demo": DEMO,
+        "view": VIEW,
         "train": TRAIN,
         "tensorrt": ["tensorrt>=10.1", "cupy-cuda13x>=13.6"],
         "tensorrt-rtx": [*RTX, f"cupy-cuda13x>=13.6{ON_PC}"],
         "gpu": ["onnxruntime-gpu>=1.19", "cupy-cuda12x>=13.6"],
-        "test": [*DEMO, *TRAIN, *RTX, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+        "test": [*DEMO, *VIEW, *TRAIN, *RTX, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
     },
     entry_points={
         "console_scripts": [

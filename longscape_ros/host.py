@@ -38,6 +38,24 @@ def declare(node: Any, name: str, default: Any, description: str) -> Any:
     return node.declare_parameter(name, default, descriptor).value
 
 
+def matching_qos(offered: Sequence[Any], depth: int) -> Any:
+    """The strongest quality of service that all publishers of a topic offer, as ``ros2 bag record`` takes it.
+
+    Args:
+        offered: Their QoS profiles.
+        depth: Messages that are kept for a slow reader.
+    """
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+    reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in offered)
+    kept = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in offered)
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
+    )
+
+
 def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) -> int:
     """Runs a node until SIGINT, SIGTERM or a fault.
 

@@ -38,6 +38,7 @@ EVERYTHING = BELOW_NODES | {
     "parity",
     "probe",
     "video",
+    "view",
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -69,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablations": BELOW_NODES | {"model", "export", "evaluation", "comparison", "alternatives"},
     "ablations_plot": {"evaluation", "comparison"},
     "bench": BELOW_NODES | {"examples", "evaluation", "demo", "host"},  # draws as evaluation does, and runs the node as the demo does
+    "view": INPUT | {"messages", "timeline", "bags", "host", "embedded"},
     "demo": EVERYTHING,
     "offline": BELOW_NODES,
     "doctor": EVERYTHING,
@@ -85,10 +87,11 @@ ONLY_IN: dict[str, set[str]] = {
     "onnx": {"export", "model", "runtime"},
     "onnxscript": {"export"},
     "tensorrt": {"runtime", "export"},
-    "rclpy": {"host", "nodes", "simulation", "demo", "embedded", "bench"},  # of bench, the camera that the node is measured with
+    "rclpy": {"host", "nodes", "simulation", "demo", "embedded", "bench", "view"},  # of bench, the camera that the node is measured with
     "cyclonedds": {"embedded"},
     "mujoco": {"simulation"},
     "metaworld": {"simulation"},
+    "rerun": {"view"},
 }
 """Heavy or host-bound package -> the parts that may import it."""
 
@@ -174,7 +177,7 @@ def test_only_the_command_line_and_the_demo_reach_for_nodes():
 
 def test_importing_the_robots_side_loads_no_torch_no_simulator_and_no_dds():
     quiet = CORE | MIDDLE | {"runtime", "bags", "evaluation", "probe", "video", "bench", "offline", "doctor", "commands", "cli", "__init__"}
-    quiet |= {"learning", "learning_plot", "comparison", "alternatives", "ablations_plot"}
+    quiet |= {"learning", "learning_plot", "comparison", "alternatives", "ablations_plot", "view"}
     names = sorted(name.removesuffix(".__init__") for name in modules() if part(name) in quiet)
     script = f"""
 import importlib, sys

@@ -19,7 +19,7 @@ from typing import Any
 
 from longscape_ros.bags.writer import BagWriter
 from longscape_ros.errors import BagError, HostError, InputError
-from longscape_ros.host import Throttle, declare, message_class, run_part
+from longscape_ros.host import Throttle, declare, matching_qos, message_class, run_part
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, compressed_message, frame_from_image, nanoseconds
 
 AS_SENT = "as_sent"
@@ -118,7 +118,7 @@ class Recorder:
             message_type,
             topic,
             partial(self._receive, topic, kind),
-            _matching_qos([publisher.qos_profile for publisher in publishers]),
+            matching_qos([publisher.qos_profile for publisher in publishers], DEPTH),
             event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic)),
             raw=True,
         )
@@ -179,19 +179,6 @@ class Recorder:
 def main(args: Sequence[str] | None = None) -> int:
     """Records until SIGINT, SIGTERM or a fault; the exit status."""
     return run_part("recorder", Recorder, args)
-
-
-def _matching_qos(offered: Sequence[Any]) -> Any:
-    """The strongest quality of service that all publishers offer."""
-    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-
-    reliable = all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in offered)
-    kept = all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in offered)
-    return QoSProfile(
-        depth=DEPTH,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if kept else DurabilityPolicy.VOLATILE,
-    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from longscape_ros.commands.command import Command
 from longscape_ros.commands.predict import outputs
 from longscape_ros.offline import PREDICTION_TOPIC
 
-NAMES = ("demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "ablate", "predict", "bench", "doctor")
+NAMES = ("demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "ablate", "predict", "view", "bench", "doctor")
 WAIT_S = 300.0
 HAS_GRAPH = importlib.util.find_spec("cyclonedds") is not None or "ROS_DISTRO" in os.environ
 
@@ -222,6 +222,7 @@ def broken(fault: BaseException) -> Command:
         ("train --bags bags --recipe toy --output out", "torch", "train"),
         ("export run --output out", "onnxscript", "train"),
         ("demo --output out", "av", "demo"),
+        ("view run.mcap --save run.rrd", "rerun", "view"),
     ],
 )
 def test_a_package_that_is_not_installed_is_named_with_the_line_that_installs_it(tmp_path, capsys, monkeypatch, arguments, module, extra):
