@@ -293,7 +293,7 @@ class Executor:
                     raise ExternalShutdownException
             if self._changed:
                 self._changed = False
-                endpoints = [endpoint for node in self._nodes for endpoint in (*node.subscriptions, *node.publishers)]
+                endpoints = [endpoint for node in self._nodes for endpoint in node.endpoints()]
                 self._waiter.follow(endpoints)
             return self._waiter
 
