@@ -278,7 +278,7 @@ class Client(_ServiceEnd):
         self.srv_name = srv_name
         self.context = self._context
         self._executor = executor
-        self._guid: int = self._writer.get_instance_handle()
+        self._guid: int = self._writer.get_instance_handle() % 2**64  # a random number that Cyclone's Python takes for a signed one
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._pending: dict[int, Future] = {}
