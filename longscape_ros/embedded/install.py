@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes `import rclpy`, `from sensor_msgs.msg import Image` and `from std_srvs.srv import SetBool` work on a host without ROS, and only there."""
+"""Makes `import rclpy`, `from sensor_msgs.msg import Image` and the like work on a host without ROS, and only there."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ def ensure_rclpy(interfaces: Sequence[Path] = (INTERFACES,)) -> str:
     """Makes rclpy importable: the real one where it is, else the embedded graph.
 
     Args:
-        interfaces: Folders of interface packages (package.xml, msg/*.msg and srv/*.srv) that the embedded graph takes in beside the standard ones.
+        interfaces: Folders of interface packages (package.xml, msg/*.msg, srv/*.srv) that the embedded graph takes in beside the standard
+            ones.
 
     Returns:
         "rclpy" or "embedded".
@@ -231,7 +232,11 @@ class _Finder(MetaPathFinder, Loader):
             package = self._library.add_folder(Path(folder))
             loaded = sys.modules.get(package)
             if loaded is not None and getattr(loaded, "__loader__", None) is not self:
-                for name in (package, f"{package}.msg", f"{package}.srv"):  # a folder of that name on sys.path had been taken for the package
+                for name in (
+                    package,
+                    f"{package}.msg",
+                    f"{package}.srv",
+                ):  # a folder of that name on sys.path had been taken for the package
                     sys.modules.pop(name, None)
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -295,8 +300,8 @@ def _exports(module: str) -> Iterator[tuple[str, Any]]:
 
 def _missing(name: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"No module named {name!r}: the embedded graph has topics, services, timers, parameters and lifecycle nodes, no actions; services are "
-        "those of rcl_interfaces, lifecycle_msgs, std_srvs and type_description_interfaces, and of folders with .srv files. "
+        f"No module named {name!r}: the embedded graph has topics, services, timers, parameters and lifecycle nodes, no actions; its "
+        "services are those of rcl_interfaces, lifecycle_msgs, std_srvs and type_description_interfaces, and of folders with .srv files. "
         "See docs/ros.md, or run on a host with ROS 2.",
         name=name,
     )

@@ -69,7 +69,8 @@ class LifecycleService:
 
 
 def _descriptions(edges: Iterable[TransitionDescription]) -> list[Any]:
-    description, transition, state = (message_class(f"lifecycle_msgs/msg/{name}") for name in ("TransitionDescription", "Transition", "State"))
+    names = ("TransitionDescription", "Transition", "State")
+    description, transition, state = (message_class(f"lifecycle_msgs/msg/{name}") for name in names)
     return [
         description(
             transition=transition(id=edge.transition_id, label=edge.label),

@@ -20,8 +20,8 @@ from longscape_ros.embedded.exceptions import (
     NotInitializedException,
     NoTypeSupportImportedException,
 )
-from longscape_ros.embedded.logging import RcutilsLogger, add_sink, get_logger, remove_sink
 from longscape_ros.embedded.logger_service import LoggingService
+from longscape_ros.embedded.logging import RcutilsLogger, add_sink, get_logger, remove_sink
 from longscape_ros.embedded.messages import Message, ServiceType, message_class
 from longscape_ros.embedded.names import (
     expand_topic_name,

@@ -10,6 +10,7 @@ carries requests in other ways, which are not understood here.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import struct
@@ -114,6 +115,7 @@ class _ServiceEnd(Endpoint):
         self._in_type, self._sample_class = in_type, sample_class(out_type._TYPE_NAME)
         self._logger = logger
         self._has_data = True
+        self._silent_until = 0.0
         self.bad_samples = 0
         """How many samples could not be read."""
 
@@ -163,7 +165,7 @@ class _ServiceEnd(Endpoint):
         return None
 
     def _message(self, cdr: bytes) -> Message:
-        """The message of a sample, counted and logged where its bytes are none.
+        """The message of a sample, counted and logged where its bytes are none. Cyclone has checked their structure, not their texts.
 
         Raises:
             ValueError: The bytes are no such message.
@@ -177,10 +179,10 @@ class _ServiceEnd(Endpoint):
 
     def _refuse(self, why: str) -> None:
         self.bad_samples += 1
-        self._logger.warning(
-            f"A sample for {self.service_name} was dropped, the {self.bad_samples}. that cannot be read: {why}",
-            throttle_duration_sec=_WARN_EVERY_S,
-        )
+        now = time.monotonic()
+        if now >= self._silent_until:  # not the logger's throttle, which all services would share
+            self._silent_until = now + _WARN_EVERY_S
+            self._logger.warning(f"A sample for {self.service_name} was dropped, the {self.bad_samples}. that cannot be read: {why}")
 
     def _write(self, header: RequestHeader, message: Message) -> None:
         """Sends a message.
@@ -210,19 +212,17 @@ class Service(_ServiceEnd):
         while (taken := self._next()) is not None:
             header, cdr, writer_handle = taken
             try:
-                request = self._message(cdr)
+                return functools.partial(self._answer, self.callback, self._message(cdr), RequestInfo(header, writer_handle))
             except ValueError:
                 continue
-            callback, info = self.callback, RequestInfo(header, writer_handle)
+        return None
 
-            def call() -> Any:
-                response = callback(request, self.srv_type.Response())
-                if inspect.iscoroutine(response):
-                    return self._respond_later(response, info)
-                self.send_response(response, info)
-                return None
-
-            return call
+    def _answer(self, callback: Callable[[Any, Any], Any], request: Any, info: RequestInfo) -> Any:
+        """Calls back and sends the response; a coroutine is given to the executor, which ends it."""
+        response = callback(request, self.srv_type.Response())
+        if inspect.iscoroutine(response):
+            return self._respond_later(response, info)
+        self.send_response(response, info)
         return None
 
     async def _respond_later(self, response: Any, info: RequestInfo) -> None:
@@ -249,7 +249,7 @@ class Service(_ServiceEnd):
         if reachable is None:
             self._logger.debug(f"A client of {self.service_name} left before it was answered.")
         else:
-            self._logger.warning(f"A response of {self.service_name} was dropped: the client's reader was not found in {_REPLY_READER_S} s.")
+            self._logger.warning(f"A response of {self.service_name} was dropped: its client's reader was not found in {_REPLY_READER_S} s")
 
     def _reaches(self, reader: Any, writer_handle: int) -> bool | None:
         """Whether the replies reach the client that has this writer; None if it has left."""

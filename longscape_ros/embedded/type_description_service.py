@@ -73,12 +73,12 @@ def type_description(name: str) -> Any:
         if name_here in described:
             continue
         fields = [_field(*field) for field in library().described_fields(name_here)]
-        described[name_here] = message_class("type_description_interfaces/msg/IndividualTypeDescription")(type_name=name_here, fields=fields)
+        described[name_here] = message_class("type_description_interfaces/msg/IndividualTypeDescription")(
+            type_name=name_here, fields=fields
+        )
         waiting.extend(field.type.nested_type_name for field in fields if field.type.nested_type_name)
     description = message_class("type_description_interfaces/msg/TypeDescription")
-    return description(
-        type_description=described.pop(name), referenced_type_descriptions=[described[other] for other in sorted(described)]
-    )
+    return description(type_description=described.pop(name), referenced_type_descriptions=[described[other] for other in sorted(described)])
 
 
 def _field(name: str, description: Any, default: Any) -> Any:
