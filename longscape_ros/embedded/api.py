@@ -13,6 +13,7 @@ from longscape_ros.embedded.parameters import Parameter
 from longscape_ros.embedded.qos import QoSProfile
 from longscape_ros.embedded.signals import (
     SignalHandlerOptions,
+    forget_interrupt,
     install_signal_handlers,
     uninstall_signal_handlers,
     watch_context,
@@ -77,6 +78,7 @@ def shutdown(*, context: Context | None = None, uninstall_handlers: bool | None 
 
 def try_shutdown(*, context: Context | None = None, uninstall_handlers: bool | None = None) -> None:
     """Shuts a context down if it has not been."""
+    forget_interrupt()
     chosen = context or get_default_context()
     if chosen.ok():
         shutdown(context=context, uninstall_handlers=uninstall_handlers)

@@ -272,3 +272,17 @@ def test_the_former_signal_handlers_come_back():
         uninstall_signal_handlers()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == former
     assert get_current_signal_handlers_options() is SignalHandlerOptions.NO
+
+
+def test_an_interrupt_that_was_caught_is_forgotten_wherever_it_struck(run):
+    script = f"""{DOOR}
+ensure_rclpy()
+import rclpy
+rclpy.init(args=[])
+try:
+    exec("import os, signal; os.kill(os.getpid(), signal.SIGINT); [number for number in range(10**6)]")
+except KeyboardInterrupt:
+    print("caught")
+rclpy.try_shutdown()
+"""
+    assert run(script) == ["caught"]  # and ends with status 0, not by the signal
