@@ -98,7 +98,7 @@ class _Waiter:
                 raise
             return
         for mark in ended[: min(count, len(ended))]:
-            endpoint = marks.get(mark)
+            endpoint = marks.get(mark or 0)
             if endpoint is not None and endpoint.is_alive:
                 endpoint.poll()
 

@@ -244,9 +244,13 @@ class LifecycleNodeMixin(ManagedEntity):
         """active -> inactive."""
         return self._change_state("deactivate")
 
-    def trigger_shutdown(self) -> TransitionCallbackReturn | None:
-        """unconfigured, inactive or active -> finalized; None where it is finalized already."""
-        return None if self._state_machine.current_state[1] == "finalized" else self._change_state("shutdown")
+    def trigger_shutdown(self) -> TransitionCallbackReturn:
+        """unconfigured, inactive or active -> finalized.
+
+        Raises:
+            RCLError: It is finalized already.
+        """
+        return self._change_state("shutdown")
 
     def add_managed_entity(self, entity: ManagedEntity) -> None:
         """Has an entity follow the node's transitions."""

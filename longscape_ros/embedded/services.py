@@ -284,7 +284,7 @@ class Client(_ServiceEnd):
         self._pending: dict[int, Future] = {}
 
     def call(self, request: Any, timeout_sec: float | None = None) -> Any:
-        """Asks and waits for the response; None after the timeout or when the context is shut down.
+        """Asks and waits for the response; None after the timeout, or when the client is destroyed or the context shut down.
 
         Another thread must spin the node; called in one of its callbacks, this waits in vain.
 
@@ -295,7 +295,7 @@ class Client(_ServiceEnd):
         future, done = self.call_async(request), threading.Event()
         future.add_done_callback(lambda _: done.set())
         end = None if timeout_sec is None else time.monotonic() + timeout_sec
-        while not future.done() and self.context.ok():
+        while not future.done() and self.is_alive and self.context.ok():
             left = _WAIT_S if end is None else end - time.monotonic()
             if left <= 0:
                 break

@@ -167,6 +167,15 @@ def test_a_transition_that_does_not_succeed_is_told_so(make_robot, change, state
     assert robot.called == ["configure from unconfigured"] + ([] if answer == "FAILURE" else ["error from unconfigured"])
 
 
+def test_a_finalized_node_stays_so(make_robot, change, state):
+    robot = make_robot()
+    assert change("shutdown")
+    assert not change("shutdown")
+    with pytest.raises(RuntimeError):
+        robot.trigger_shutdown()
+    assert (state(), robot.called) == ((4, "finalized"), ["shutdown from unconfigured"])
+
+
 def test_states_are_listed(make_robot, ask):
     make_robot()
     assert [(each.id, each.label) for each in ask("get_available_states").available_states] == STATES

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 
 import pytest
 from cyclonedds.core import Policy
 
 from longscape_ros.embedded.dds import Participant
 from longscape_ros.embedded.exceptions import NotOfferedError, RCLError
-from longscape_ros.embedded.messages import TypeLibrary, library, service_class
+from longscape_ros.embedded.lifecycle import LifecycleNode
+from longscape_ros.embedded.messages import TypeLibrary, library, message_class, service_class
 from longscape_ros.embedded.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from longscape_ros.embedded.services import RequestHeader
 from longscape_ros.embedded.type_description_service import type_description
@@ -356,6 +358,42 @@ def test_a_reply_that_cannot_be_read_fails_its_request_alone(make_node, make_raw
     raw.send(LITTLE + hears([node], raw)[4:20] + b"\x01\0\0\0" + b"\x01\0\0\0" + b"\0\0\0\0")
     assert spin([node], again.done)
     assert again.result() == SetBool.Response(success=True)
+
+
+@pytest.mark.parametrize("end", ["shutdown", "destroy"])
+def test_a_call_without_a_timeout_ends_with_its_client_or_its_context(make_node, context, end):
+    node = make_node()
+    client = node.create_client(SetBool, "nobody")
+    threading.Timer(0.2, context.shutdown if end == "shutdown" else lambda: node.destroy_client(client)).start()
+    assert client.call(SetBool.Request()) is None
+
+
+def test_a_transition_that_has_no_such_id_is_refused_aloud(make_node, spin, capfd):
+    robot, asking = make_node("robot", kind=LifecycleNode), make_node("asking")
+    kind = service_class("lifecycle_msgs/srv/ChangeState")
+    client = asking.create_client(kind, "/robot/change_state")
+    assert spin([robot, asking], client.service_is_ready)
+    future = client.call_async(kind.Request())
+    assert spin([robot, asking], future.done)
+    assert not future.result().success
+    assert "A request to change the state was refused: Got the transition 0 in the state 'unconfigured'" in capfd.readouterr().err
+
+
+def test_a_parameter_of_an_unknown_type_is_refused(make_node, spin):
+    node, asking = make_node("node"), make_node("asking")
+    node.declare_parameter("a", 1)
+    kind = service_class("rcl_interfaces/srv/SetParameters")
+    client = asking.create_client(kind, "/node/set_parameters")
+    assert spin([node, asking], client.service_is_ready)
+    parameter, value = message_class("rcl_interfaces/msg/Parameter"), message_class("rcl_interfaces/msg/ParameterValue")
+    future = client.call_async(
+        kind.Request(parameters=[parameter(name="a", value=value(type=77)), parameter(name="a", value=value(type=0))])
+    )
+    assert spin([node, asking], future.done)
+    unknown, unset = future.result().results
+    assert (unknown.successful, unset.successful) == (False, False)
+    assert "Got a parameter that is none" in unknown.reason
+    assert node.get_parameter("a").value == 1
 
 
 def test_what_services_lack_is_said_so(lamp):
