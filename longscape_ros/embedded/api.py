@@ -9,15 +9,18 @@ from longscape_ros.embedded.context import Context, get_default_context
 from longscape_ros.embedded.executors import Executor, SingleThreadedExecutor
 from longscape_ros.embedded.messages import library
 from longscape_ros.embedded.node import Node
+from longscape_ros.embedded.parameters import Parameter
 from longscape_ros.embedded.qos import QoSProfile
 from longscape_ros.embedded.signals import (
     SignalHandlerOptions,
+    forget_interrupt,
     install_signal_handlers,
     uninstall_signal_handlers,
     watch_context,
 )
 from longscape_ros.embedded.task import Future
 from longscape_ros.embedded.time import NANOSECONDS
+from longscape_ros.embedded.type_description_service import START_TYPE_DESCRIPTION_SERVICE_PARAM
 
 
 class InitContextManager:
@@ -75,6 +78,7 @@ def shutdown(*, context: Context | None = None, uninstall_handlers: bool | None 
 
 def try_shutdown(*, context: Context | None = None, uninstall_handlers: bool | None = None) -> None:
     """Shuts a context down if it has not been."""
+    forget_interrupt()
     chosen = context or get_default_context()
     if chosen.ok():
         shutdown(context=context, uninstall_handlers=uninstall_handlers)
@@ -140,7 +144,14 @@ def wait_for_message(
     Do not call it while another thread spins the node.
     """
     received = Future()
-    helper = Node(f"{node.get_name()}_waiting", context=node.context, use_global_arguments=False, enable_rosout=False)
+    helper = Node(
+        f"{node.get_name()}_waiting",
+        context=node.context,
+        use_global_arguments=False,
+        enable_rosout=False,
+        start_parameter_services=False,
+        parameter_overrides=[Parameter(START_TYPE_DESCRIPTION_SERVICE_PARAM, value=False)],
+    )
     helper.create_subscription(msg_type, node.resolve_topic_name(topic), received.set_result, qos_profile)
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(helper)
@@ -169,4 +180,14 @@ def get_message(identifier: str) -> Any:
         return library().message_class(f"{package}/msg/{name}")
     except KeyError:
         text = f"Got the message type {identifier!r}, which is unknown. docs/ros.md says which are known without ROS."
+        raise ValueError(text) from None
+
+
+def get_service(identifier: str) -> Any:
+    """The class of "std_srvs/srv/SetBool" or "std_srvs/SetBool"; ValueError if there is none."""
+    package, _, name = identifier.replace("/srv/", "/").partition("/")
+    try:
+        return library().service_class(f"{package}/srv/{name}")
+    except KeyError:
+        text = f"Got the service type {identifier!r}, which is unknown. docs/ros.md says which are known without ROS."
         raise ValueError(text) from None

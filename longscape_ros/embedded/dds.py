@@ -29,6 +29,7 @@ _IDL_TYPES: dict[str, Any] = {
     "int32": types.int32, "uint32": types.uint32, "int64": types.int64, "uint64": types.uint64,
     "float32": types.float32, "float64": types.float64,
 }  # fmt: skip
+_SERVICE_HEADER: dict[str, Any] = {"header_guid": types.uint64, "header_seq": types.int64}
 
 
 @functools.cache
@@ -36,11 +37,13 @@ def sample_class(type_name: str) -> type[IdlStruct]:
     """The IDL class of sensor_msgs/msg/Image and the like. Its samples carry their CDR bytes as `cdr` and are never decoded here.
 
     Cyclone's own Python serializer takes a second for an image. The overrides stand on the class itself: Cyclone
-    refuses a subclass, and its reader needs deserialize_key when a writer leaves.
+    refuses a subclass, and its reader needs deserialize_key when a writer leaves. Requests and responses of services have a header
+    before their fields, see :mod:`longscape_ros.embedded.services`.
     """
-    package, _, short = type_name.split("/")
-    fields = {name: _idl_type(description) for name, description in library().fields_of(type_name)}
-    cls = make_idl_struct(f"{short}_", f"{package}.msg.dds_.{short}_", fields, dataclassify=False)
+    package, kind, short = type_name.split("/")
+    header = _SERVICE_HEADER if kind == "srv" else {}
+    fields = header | {name: _idl_type(description) for name, description in library().fields_of(type_name)}
+    cls = make_idl_struct(f"{short}_", f"{package}.{kind}.dds_.{short}_", fields, dataclassify=False)
     cls.serialize = cls.serialize_key = _cdr_of  # type: ignore[method-assign, assignment]
     cls.deserialize = cls.deserialize_key = classmethod(_sample_of)  # type: ignore[method-assign, assignment]
     return cls
@@ -130,6 +133,7 @@ class Participant:
     def __init__(self, domain_id: int, enclave: str) -> None:
         self._lock = threading.RLock()
         self._topics: dict[str, Topic[Any]] = {}
+        self._service_ends = 0
         _domain(domain_id)
         self.entity = DomainParticipant(domain_id, Qos(Policy.Userdata(f"enclave={enclave};".encode())))
         self._publisher = Publisher(self.entity)
@@ -140,15 +144,24 @@ class Participant:
         """The participant's 16 bytes in the ROS graph."""
         return self.entity.guid.bytes
 
-    def create_writer(self, dds_topic: str, type_name: str, profile: QoSProfile) -> DataWriter[Any]:
-        """A writer of a topic by its DDS name."""
+    def create_writer(self, dds_topic: str, type_name: str, profile: QoSProfile, *, user_data: str = "") -> DataWriter[Any]:
+        """A writer of a topic by its DDS name; `user_data` goes before the type's hash."""
         with self._lock:
-            return DataWriter(self._publisher, self._topic(dds_topic, type_name), endpoint_qos(profile, type_name, writer=True))
+            qos = endpoint_qos(profile, type_name, writer=True, extra=user_data)
+            return DataWriter(self._publisher, self._topic(dds_topic, type_name), qos)
 
-    def create_reader(self, dds_topic: str, type_name: str, profile: QoSProfile) -> DataReader[Any]:
-        """A reader of a topic by its DDS name."""
+    def create_reader(self, dds_topic: str, type_name: str, profile: QoSProfile, *, user_data: str = "") -> DataReader[Any]:
+        """A reader of a topic by its DDS name; `user_data` goes before the type's hash."""
         with self._lock:
-            return DataReader(self._subscriber, self._topic(dds_topic, type_name), endpoint_qos(profile, type_name, writer=False))
+            qos = endpoint_qos(profile, type_name, writer=False, extra=user_data)
+            return DataReader(self._subscriber, self._topic(dds_topic, type_name), qos)
+
+    def new_service_id(self) -> str:
+        """An id for a service or a client: the participant's 12 bytes and a counter, written as rmw_cyclonedds writes them."""
+        with self._lock:
+            self._service_ends += 1
+            first, *others = self.gid[:12] + self._service_ends.to_bytes(4, "big")
+        return ".".join([f"{first:2x}", *(f"{byte:x}" for byte in others)])
 
     def create_wait_set(self) -> tuple[WaitSet, GuardCondition]:
         """A wait set, and a guard condition in it that wakes whoever waits."""
@@ -175,15 +188,22 @@ class Participant:
         return topic
 
 
-def endpoint_qos(profile: QoSProfile, type_name: str, *, writer: bool) -> Qos:
-    """The DDS policies of a profile, with the type's hash in the user data as ROS expects it."""
+def user_data_of(qos: Qos) -> dict[str, str]:
+    """The `key=value;` pairs of an entity's user data."""
+    policy = qos[Policy.Userdata]
+    text = policy.data.decode("ascii", "replace") if policy is not None else ""
+    return dict(pair.split("=", 1) for pair in text.split(";") if "=" in pair)
+
+
+def endpoint_qos(profile: QoSProfile, type_name: str, *, writer: bool, extra: str = "") -> Qos:
+    """The DDS policies of a profile, with the type's hash in the user data as ROS expects it, and what else belongs there before it."""
     history = _history(profile)
     policies: list[Any] = [
         history,
         Policy.Reliability.BestEffort
         if profile.reliability is ReliabilityPolicy.BEST_EFFORT
         else Policy.Reliability.Reliable(_MAX_BLOCKING_NS),
-        Policy.Userdata(f"typehash={library().type_hash(type_name)};".encode()),
+        Policy.Userdata(f"{extra}typehash={library().type_hash(type_name)};".encode()),
     ]
     if profile.durability is DurabilityPolicy.TRANSIENT_LOCAL:
         policies.append(Policy.Durability.TransientLocal)

@@ -22,8 +22,8 @@ from longscape_ros.embedded.time import Duration
 _TIMEOUT = DDSException.DDS_RETCODE_TIMEOUT
 
 
-class _Endpoint:
-    """What publishers and subscriptions share: a DDS entity whose statuses an executor watches."""
+class Endpoint:
+    """What publishers, subscriptions, services and clients share: a DDS entity whose statuses an executor watches."""
 
     def __init__(self, entity: Any, context: Context, statuses: int, handlers: list[EventHandler]) -> None:
         self._entity: Any = entity
@@ -45,6 +45,11 @@ class _Endpoint:
         if self._entity is None:
             raise InvalidHandle("cannot use Destroyable because destruction was requested")
         return self._entity
+
+    @property
+    def gids(self) -> list[bytes]:
+        """The GIDs of the DDS entities behind it."""
+        return [self.gid]
 
     @property
     def is_alive(self) -> bool:
@@ -70,7 +75,7 @@ class _Endpoint:
             close_entity(entity)
 
 
-class Publisher(_Endpoint):
+class Publisher(Endpoint):
     """Publishes messages of one type on one topic."""
 
     def __init__(
@@ -138,7 +143,7 @@ class Publisher(_Endpoint):
         return bool(self.entity._wait_for_acks(self.entity._ref, waited) == 0)
 
 
-class Subscription(_Endpoint):
+class Subscription(Endpoint):
     """Hands the messages of one topic to a callback."""
 
     class CallbackType(Enum):

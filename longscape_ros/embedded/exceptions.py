@@ -9,17 +9,24 @@ from longscape_ros.errors import HostError
 
 
 class NotOfferedError(HostError, NotImplementedError):
-    """A part of rclpy that the embedded graph lacks: services, clients and actions."""
+    """A part of rclpy that the embedded graph lacks."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"Got a request for {what}; the embedded graph has topics, timers and parameters, services and actions come later. "
-            "Use a topic, or run on a host with ROS 2, where the same code gets the real rclpy."
+            f"Got a request for {what}; the embedded graph has topics, services, timers and parameters, but no actions and no "
+            "introspection of services. Use a topic or a service, or run on a host with ROS 2, where the same code gets the real rclpy."
         )
 
 
 class RCLError(RuntimeError):
     """The ROS client layer refused an operation."""
+
+
+class NodeNameNonExistentError(RCLError):
+    """No node of this name is in the graph."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"cannot get names and types of the node {name}: there is none of this name in the graph")
 
 
 class InvalidHandle(Exception):  # noqa: N818 - rclpy's name

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
 import os
@@ -58,34 +59,47 @@ class _Waiter:
         self._wait_set: WaitSet = wait_set
         self._guard: GuardCondition = guard
         self._attached: dict[int, Any] = {}  # id of the DDS entity -> (endpoint, entity)
+        self._marks: dict[int, Any] = {}  # what Cyclone's wait says of a DDS entity that ended it -> endpoint
 
     def follow(self, endpoints: list[Any]) -> None:
         """Watches exactly these endpoints."""
         wanted = {id(endpoint._entity): endpoint for endpoint in endpoints if endpoint.is_alive and endpoint.statuses}
-        for key in self._attached.keys() - wanted.keys():
+        gone, new = self._attached.keys() - wanted.keys(), wanted.keys() - self._attached.keys()
+        for key in gone:
             _, entity = self._attached.pop(key)
             try:
                 self._wait_set.detach(entity)
             except DDSException:  # it was deleted, which detaches it
                 self._wait_set.attached = [pair for pair in self._wait_set.attached if pair[0] is not entity]
-        for key in wanted.keys() - self._attached.keys():
+        for key in new:
             endpoint, entity = wanted[key], wanted[key]._entity
             if entity is not None:
                 self._wait_set.attach(entity)
                 self._attached[key] = (endpoint, entity)
+        if gone or new:  # a dict of its own: another thread may be reading the old one
+            known = {id(entity): endpoint for endpoint, entity in self._attached.values()}
+            marks = ((id(entity), ctypes.addressof(mark)) for entity, mark in self._wait_set.attached)
+            self._marks = {address: known[key] for key, address in marks if key in known}
 
     def wait(self, timeout_ns: int) -> None:
-        """Waits until DDS has something, wake() or the timeout; then passes the statuses on."""
+        """Waits until DDS has something, wake() or the timeout; then passes on the statuses of those that ended the wait."""
+        marks = self._marks
+        ended = (ctypes.c_void_p * (len(marks) + 1))()  # one more: the guard condition
         try:
-            if self._wait_set.wait(timeout_ns) == 0:
+            # not WaitSet.wait, which does not tell who: a node has a dozen services that nobody asks
+            count = self._wait_set._waitset_wait(self._wait_set._ref, ended, len(ended), timeout_ns)
+            if count < 0:
+                raise DDSException(count, "Occurred while waiting for nodes")
+            if count == 0:
                 return
             self._guard.take()
         except DDSException:  # the context was shut down and its last node destroyed meanwhile
             if self._context.ok():
                 raise
             return
-        for endpoint, _ in list(self._attached.values()):
-            if endpoint.is_alive:
+        for mark in ended[: min(count, len(ended))]:
+            endpoint = marks.get(mark or 0)
+            if endpoint is not None and endpoint.is_alive:
                 endpoint.poll()
 
     def wake(self) -> None:
@@ -293,7 +307,7 @@ class Executor:
                     raise ExternalShutdownException
             if self._changed:
                 self._changed = False
-                endpoints = [endpoint for node in self._nodes for endpoint in (*node.subscriptions, *node.publishers)]
+                endpoints = [endpoint for node in self._nodes for endpoint in node.endpoints()]
                 self._waiter.follow(endpoints)
             return self._waiter
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +15,17 @@ from cyclonedds.builtin import (
     BuiltinTopicDcpsPublication,
     BuiltinTopicDcpsSubscription,
 )
-from cyclonedds.core import InstanceState, Policy
+from cyclonedds.core import InstanceState
 
-from longscape_ros.embedded.dds import Participant, profile_of, sample_class
+from longscape_ros.embedded.dds import Participant, profile_of, sample_class, user_data_of
+from longscape_ros.embedded.exceptions import NodeNameNonExistentError
 from longscape_ros.embedded.messages import deserialize_message, message_class, serialize_message
 from longscape_ros.embedded.names import full_name
 from longscape_ros.embedded.qos import DurabilityPolicy, QoSProfile
 
 _INFO_TYPE = "rmw_dds_common/msg/ParticipantEntitiesInfo"
 _MANY = 10_000
+_REQUESTS, _REPLIES = _SERVICE_TOPICS = (("rq", "Request"), ("rr", "Reply"))
 _UNKNOWN_NAME = "_NODE_NAME_UNKNOWN_"
 
 
@@ -36,7 +39,7 @@ class NodeEndpoints:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A publisher or a subscription anywhere in the domain."""
+    """A DDS writer or reader anywhere in the domain: of a publisher, a subscription, or one half of a service or a client."""
 
     gid: bytes
     participant: bytes
@@ -55,6 +58,19 @@ class Endpoint:
         """The ROS type, as sensor_msgs/msg/Image."""
         return self.dds_type.replace("::dds_::", "::").replace("::", "/").removesuffix("_")
 
+    @property
+    def service(self) -> str:
+        """The name of the service whose requests or replies pass here; empty where it is no service's."""
+        for prefix, suffix in _SERVICE_TOPICS:
+            if self.dds_topic.startswith(f"{prefix}/") and self.dds_topic.endswith(suffix):
+                return self.dds_topic.removeprefix(prefix).removesuffix(suffix)
+        return ""
+
+    @property
+    def service_type(self) -> str:
+        """The service's type, as std_srvs/srv/SetBool."""
+        return self.type_name.removesuffix("_Request").removesuffix("_Response")
+
 
 class Graph:
     """The graph of one participant's domain."""
@@ -63,6 +79,7 @@ class Graph:
         self._participant = participant
         self._lock = threading.Lock()
         self._nodes: dict[int, tuple[str, str, NodeEndpoints]] = {}
+        self._withheld = 0  # how many blocks are withholding announcements
         self._known: dict[bytes, Any] = {}  # participant's GID -> its ParticipantEntitiesInfo
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         remembered = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -84,24 +101,39 @@ class Graph:
             self._nodes.pop(id(node), None)
             self._announce()
 
-    def add_endpoint(self, node: object, gid: bytes, *, writer: bool) -> None:
-        """Announces an endpoint of a node of ours."""
+    def add_endpoints(self, node: object, *, readers: Sequence[bytes] = (), writers: Sequence[bytes] = ()) -> None:
+        """Announces endpoints of a node of ours, by their GIDs."""
         with self._lock:
             endpoints = self._nodes[id(node)][2]
-            (endpoints.writers if writer else endpoints.readers).append(gid)
+            endpoints.readers.extend(readers)
+            endpoints.writers.extend(writers)
             self._announce()
 
-    def remove_endpoint(self, node: object, gid: bytes) -> None:
-        """Withdraws an endpoint of a node of ours."""
+    def remove_endpoints(self, node: object, gids: Sequence[bytes]) -> None:
+        """Withdraws endpoints of a node of ours, by their GIDs."""
         with self._lock:
             if id(node) not in self._nodes:
                 return
             endpoints = self._nodes[id(node)][2]
-            endpoints.readers = [other for other in endpoints.readers if other != gid]
-            endpoints.writers = [other for other in endpoints.writers if other != gid]
+            endpoints.readers = [other for other in endpoints.readers if other not in gids]
+            endpoints.writers = [other for other in endpoints.writers if other not in gids]
             self._announce()
 
+    @contextlib.contextmanager
+    def announced_at_once(self) -> Iterator[None]:
+        """Withholds what is to be announced until the end of the block; a node starts with a dozen endpoints."""
+        with self._lock:
+            self._withheld += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._withheld -= 1
+                self._announce()
+
     def _announce(self) -> None:
+        if self._withheld:
+            return
         node_type = message_class("rmw_dds_common/msg/NodeEntitiesInfo")
         nodes = [
             node_type(
@@ -130,16 +162,20 @@ class Graph:
         return _UNKNOWN_NAME, "_NODE_NAMESPACE_UNKNOWN_"
 
     def endpoints_of_node(self, name: str, namespace: str, *, publishers: bool) -> list[Endpoint]:
-        """The publishers or the subscriptions of a node."""
+        """The DDS writers or the DDS readers of a node.
+
+        Raises:
+            NodeNameNonExistentError: there is no node of this name.
+        """
         wanted = full_name(namespace, name)
-        gids: set[bytes] = set()
-        for _, node in self._node_infos():
-            if full_name(node.node_namespace, node.node_name) == wanted:
-                gids.update(bytes(gid.data) for gid in (node.writer_gid_seq if publishers else node.reader_gid_seq))
+        nodes = [node for _, node in self._node_infos() if full_name(node.node_namespace, node.node_name) == wanted]
+        if not nodes:
+            raise NodeNameNonExistentError(wanted)
+        gids = {bytes(gid.data) for node in nodes for gid in (node.writer_gid_seq if publishers else node.reader_gid_seq)}
         return [endpoint for endpoint in self.endpoints(publishers=publishers) if endpoint.gid in gids]
 
-    def endpoints(self, *, publishers: bool, topic: str | None = None) -> list[Endpoint]:
-        """All publishers, or all subscriptions, of the domain; of one topic by its ROS name."""
+    def endpoints(self, *, publishers: bool, dds_topic: str | None = None) -> list[Endpoint]:
+        """All DDS writers, or all DDS readers, of the domain; of one topic by its DDS name."""
         reader = self._publications if publishers else self._subscriptions
         samples = [sample for sample in reader.read(_MANY) if sample.sample_info.instance_state == InstanceState.Alive]
         endpoints = (
@@ -149,10 +185,10 @@ class Graph:
                 sample.topic_name,
                 sample.type_name,
                 profile_of(sample.qos),
-                _user_data(sample.qos).get("typehash", ""),
+                user_data_of(sample.qos).get("typehash", ""),
             )
             for sample in samples
-            if topic is None or sample.topic_name == f"rt{topic}"
+            if dds_topic in (None, sample.topic_name)
         )
         return list(endpoints)
 
@@ -165,6 +201,24 @@ class Graph:
             elif endpoint.dds_topic.startswith("rt/"):
                 found.setdefault(endpoint.topic, set()).add(endpoint.type_name)
         return [(name, sorted(kinds)) for name, kinds in sorted(found.items())]
+
+    def services(self) -> list[tuple[str, list[str]]]:
+        """The services that somebody offers or asks for, with their types."""
+        return _by_name((*self.endpoints(publishers=True), *self.endpoints(publishers=False)))
+
+    def services_of_node(self, name: str, namespace: str, *, clients: bool) -> list[tuple[str, list[str]]]:
+        """The services that a node offers, or those it is a client of, with their types.
+
+        Raises:
+            NodeNameNonExistentError: there is no node of this name.
+        """
+        prefix, _ = _REPLIES if clients else _REQUESTS
+        readers = self.endpoints_of_node(name, namespace, publishers=False)
+        return _by_name(reader for reader in readers if reader.dds_topic.startswith(f"{prefix}/"))
+
+    def count_service(self, service: str, *, clients: bool) -> int:
+        """How many services of a full name there are, or how many clients it has."""
+        return len(self.endpoints(publishers=not clients, dds_topic=service_topics(service)[1]))
 
     def _node_infos(self) -> Iterator[tuple[str, Any]]:
         """The nodes of the participants that are alive, each with its enclave."""
@@ -184,15 +238,23 @@ class Graph:
         """The enclaves of the participants that are alive, by GID."""
         samples = self._participants.read(_MANY)
         alive = [sample for sample in samples if sample.sample_info.instance_state == InstanceState.Alive]
-        return {sample.key.bytes: _user_data(sample.qos).get("enclave", "/") for sample in alive}
+        return {sample.key.bytes: user_data_of(sample.qos).get("enclave", "/") for sample in alive}
+
+
+def service_topics(service: str) -> tuple[str, str]:
+    """The DDS topics of a service's requests and of its replies."""
+    request, reply = (f"{prefix}{service}{suffix}" for prefix, suffix in _SERVICE_TOPICS)
+    return request, reply
+
+
+def _by_name(endpoints: Iterable[Endpoint]) -> list[tuple[str, list[str]]]:
+    """The services that endpoints belong to, with their types."""
+    found: dict[str, set[str]] = {}
+    for endpoint in endpoints:
+        if endpoint.service:
+            found.setdefault(endpoint.service, set()).add(endpoint.service_type)
+    return [(name, sorted(kinds)) for name, kinds in sorted(found.items())]
 
 
 def _gid_message(gid: bytes) -> Any:
     return message_class("rmw_dds_common/msg/Gid")(data=list(gid))
-
-
-def _user_data(qos: Any) -> dict[str, str]:
-    """The `key=value;` pairs of an entity's user data."""
-    policy = qos[Policy.Userdata]
-    text = policy.data.decode("ascii", "replace") if policy is not None else ""
-    return dict(pair.split("=", 1) for pair in text.split(";") if "=" in pair)

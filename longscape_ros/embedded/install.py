@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes `import rclpy` and `from sensor_msgs.msg import Image` work on a host without ROS, and only there."""
+"""Makes `import rclpy`, `from sensor_msgs.msg import Image` and the like work on a host without ROS, and only there."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ RCLPY: dict[str, dict[str, str]] = {
         "task": "Future",
     },
     "rclpy.callback_groups": {"callback_groups": "CallbackGroup MutuallyExclusiveCallbackGroup ReentrantCallbackGroup"},
+    "rclpy.client": {"services": "Client"},
     "rclpy.clock": {
         "clock": "Clock ClockChange JumpHandle JumpThreshold ROSClock TimeJump",
         "time": "ClockType Duration Time",
@@ -83,8 +84,17 @@ RCLPY: dict[str, dict[str, str]] = {
             "LoggingSeverity get_logger get_logger_effective_level get_logger_level get_logging_severity_from_string set_logger_level"
         ),
     },
-    "rclpy.node": {"node": "Node", "parameters": "Parameter", "endpoints": "Publisher Subscription", "timer": "Timer Rate"},
+    "rclpy.logging_service": {"logger_service": "LoggingService"},
+    "rclpy.node": {
+        "node": "Node",
+        "exceptions": "NodeNameNonExistentError",
+        "parameters": "Parameter",
+        "endpoints": "Publisher Subscription",
+        "services": "Client Service",
+        "timer": "Timer Rate",
+    },
     "rclpy.parameter": {"parameters": "PARAMETER_SEPARATOR_STRING Parameter parameter_value_to_python"},
+    "rclpy.parameter_service": {"parameter_service": "ParameterService"},
     "rclpy.publisher": {"endpoints": "Publisher"},
     "rclpy.qos": {"qos": _SHARED["qos"]},
     "rclpy.qos_overriding_options": {
@@ -92,6 +102,7 @@ RCLPY: dict[str, dict[str, str]] = {
         "qos": "QoSPolicyKind",
     },
     "rclpy.serialization": {"messages": "deserialize_message serialize_message"},
+    "rclpy.service": {"services": "Service"},
     "rclpy.signals": {
         "signals": "SignalHandlerOptions get_current_signal_handlers_options install_signal_handlers uninstall_signal_handlers",
     },
@@ -100,6 +111,9 @@ RCLPY: dict[str, dict[str, str]] = {
     "rclpy.time": {"time": "Duration Time"},
     "rclpy.timer": {"timer": "Rate Timer"},
     "rclpy.topic_endpoint_info": {"endpoint_info": "TopicEndpointInfo TopicEndpointTypeEnum TypeHash"},
+    "rclpy.type_description_service": {
+        "type_description_service": "START_TYPE_DESCRIPTION_SERVICE_PARAM TypeDescriptionService",
+    },
     "rclpy.utilities": {
         "api": "get_rmw_implementation_identifier ok shutdown timeout_sec_to_nsec try_shutdown",
         "arguments": "remove_ros_args",
@@ -111,7 +125,7 @@ RCLPY: dict[str, dict[str, str]] = {
     "rclpy.validate_parameter_name": {"names": "validate_parameter_name"},
     "rclpy.validate_topic_name": {"names": "validate_topic_name"},
     "rclpy.wait_for_message": {"api": "wait_for_message"},
-    "rosidl_runtime_py.utilities": {"api": "get_message"},
+    "rosidl_runtime_py.utilities": {"api": "get_message get_service"},
 }
 """The modules that can be imported: for each, the embedded module -> the names it gives."""
 
@@ -125,6 +139,7 @@ _ALIASES = {
     },
 }
 _PACKAGES = frozenset(".".join(parts[:count]) for parts in (name.split(".") for name in RCLPY) for count in range(1, len(parts)))
+_KINDS = ("msg", "srv")
 _LOCK = threading.Lock()
 
 
@@ -132,7 +147,8 @@ def ensure_rclpy(interfaces: Sequence[Path] = (INTERFACES,)) -> str:
     """Makes rclpy importable: the real one where it is, else the embedded graph.
 
     Args:
-        interfaces: Folders of message packages (package.xml and msg/*.msg) that the embedded graph takes in beside the standard ones.
+        interfaces: Folders of interface packages (package.xml, msg/*.msg, srv/*.srv) that the embedded graph takes in beside the standard
+            ones.
 
     Returns:
         "rclpy" or "embedded".
@@ -203,7 +219,7 @@ def _require_cyclone() -> None:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds rclpy's modules and the message packages; a message class is made when it is first asked for."""
+    """Finds rclpy's modules and the interface packages; the class of a message or a service is made when it is first asked for."""
 
     def __init__(self) -> None:
         from longscape_ros.embedded.messages import library
@@ -211,12 +227,16 @@ class _Finder(MetaPathFinder, Loader):
         self._library = library()
 
     def add_interfaces(self, folders: Sequence[Path]) -> None:
-        """Takes in the message packages of folders."""
+        """Takes in the interface packages of folders."""
         for folder in folders:
             package = self._library.add_folder(Path(folder))
             loaded = sys.modules.get(package)
             if loaded is not None and getattr(loaded, "__loader__", None) is not self:
-                for name in (package, f"{package}.msg"):  # a folder of that name on sys.path had been taken for the package
+                for name in (
+                    package,
+                    f"{package}.msg",
+                    f"{package}.srv",
+                ):  # a folder of that name on sys.path had been taken for the package
                     sys.modules.pop(name, None)
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -226,9 +246,9 @@ class _Finder(MetaPathFinder, Loader):
             return importlib.util.spec_from_loader(fullname, self, origin="embedded graph", is_package=fullname in _PACKAGES)
         if package == "rclpy":
             raise _missing(fullname)
-        if package not in self._message_packages():
+        if package not in self._library.packages():
             return None
-        if rest in ("", "msg"):
+        if not rest or any(self._names(package, rest)):
             return importlib.util.spec_from_loader(fullname, self, origin="embedded graph", is_package=not rest)
         raise _missing(fullname)
 
@@ -238,28 +258,33 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Fills a module with its names."""
-        names = dict(_exports(module.__name__))
         package, _, rest = module.__name__.partition(".")
-        if rest == "msg":
-            names = self._messages(module, package)
+        if package != "rclpy" and rest in _KINDS:
+            vars(module).update(self._classes(module, package, rest))
+            return
+        names = dict(_exports(module.__name__))
         vars(module).update(names)
-        if names and rest != "msg":
+        if names:
             vars(module)["__all__"] = sorted(names)
 
-    def _messages(self, module: ModuleType, package: str) -> dict[str, Any]:
-        prefix = f"{package}/msg/"
-        public = [name.removeprefix(prefix) for name in self._library.names() if name.startswith(prefix)]
+    def _names(self, package: str, kind: str) -> Iterator[str]:
+        """The short names of a package's messages (kind msg) or services (kind srv)."""
+        every = {"msg": self._library.names, "srv": self._library.service_names}.get(kind)
+        prefix = f"{package}/{kind}/"
+        return (name.removeprefix(prefix) for name in (every() if every else ()) if name.startswith(prefix))
+
+    def _classes(self, module: ModuleType, package: str, kind: str) -> dict[str, Any]:
+        """What a module of messages or of services consists of."""
+        public = list(self._names(package, kind))
+        make = self._library.message_class if kind == "msg" else self._library.service_class
 
         def get(name: str) -> Any:
-            if f"{prefix}{name}" not in self._library.store.fielddefs:
+            if name not in public:
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}; known: {', '.join(public)}")
-            vars(module)[name] = self._library.message_class(f"{prefix}{name}")
+            vars(module)[name] = make(f"{package}/{kind}/{name}")
             return vars(module)[name]
 
         return {"__getattr__": get, "__all__": public, "__dir__": lambda: public}
-
-    def _message_packages(self) -> set[str]:
-        return {name.split("/")[0] for name in self._library.store.fielddefs}
 
 
 def _exports(module: str) -> Iterator[tuple[str, Any]]:
@@ -275,7 +300,8 @@ def _exports(module: str) -> Iterator[tuple[str, Any]]:
 
 def _missing(name: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"No module named {name!r}: the embedded graph has topics, timers, parameters and lifecycle nodes, no services and no actions. "
+        f"No module named {name!r}: the embedded graph has topics, services, timers, parameters and lifecycle nodes, no actions; its "
+        "services are those of rcl_interfaces, lifecycle_msgs, std_srvs and type_description_interfaces, and of folders with .srv files. "
         "See docs/ros.md, or run on a host with ROS 2.",
         name=name,
     )

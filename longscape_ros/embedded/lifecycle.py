@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """rclpy's managed nodes: the state machine, its callbacks, and publishers that speak only while active.
 
-There are no services here: a lifecycle node is driven by the trigger_* methods in its own process.
+A lifecycle node is driven by its trigger_* methods, and from outside by its services.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from longscape_ros.embedded.endpoints import Publisher
 from longscape_ros.embedded.exceptions import RCLError
+from longscape_ros.embedded.lifecycle_service import LifecycleService, TransitionDescription
 from longscape_ros.embedded.messages import message_class
 from longscape_ros.embedded.node import Node
 
@@ -46,7 +47,7 @@ class _Transition(NamedTuple):
 
 
 _STATES = {
-    "unconfigured": 1, "inactive": 2, "active": 3, "finalized": 4, "configuring": 10, "cleaningup": 11,
+    "unknown": 0, "unconfigured": 1, "inactive": 2, "active": 3, "finalized": 4, "configuring": 10, "cleaningup": 11,
     "shuttingdown": 12, "activating": 13, "deactivating": 14, "errorprocessing": 15,
 }  # fmt: skip
 _CALLBACKS = {
@@ -63,19 +64,20 @@ def _step(first_id: int, state: str, success: str, failure: str, error: str = "e
 
 _TRANSITIONS = (
     _Transition(1, "configure", "unconfigured", "configuring"),
+    *_step(10, "configuring", success="inactive", failure="unconfigured"),
     _Transition(2, "cleanup", "inactive", "cleaningup"),
+    *_step(20, "cleaningup", success="unconfigured", failure="inactive"),
     _Transition(3, "activate", "inactive", "activating"),
+    *_step(30, "activating", success="active", failure="inactive"),
     _Transition(4, "deactivate", "active", "deactivating"),
+    *_step(40, "deactivating", success="inactive", failure="active"),
     _Transition(5, "shutdown", "unconfigured", "shuttingdown"),
     _Transition(6, "shutdown", "inactive", "shuttingdown"),
     _Transition(7, "shutdown", "active", "shuttingdown"),
-    *_step(10, "configuring", success="inactive", failure="unconfigured"),
-    *_step(20, "cleaningup", success="unconfigured", failure="inactive"),
-    *_step(30, "activating", success="active", failure="inactive"),
-    *_step(40, "deactivating", success="inactive", failure="active"),
     *_step(50, "shuttingdown", success="finalized", failure="finalized"),
     *_step(60, "errorprocessing", success="unconfigured", failure="finalized", error="finalized"),
 )
+"""All edges, in the order in which ROS lists them."""
 
 
 class _StateMachine:
@@ -91,23 +93,37 @@ class _StateMachine:
         return _STATES[self._state], self._state
 
     @property
-    def available_transitions(self) -> list[tuple[int, str]]:
-        """Ids and labels of the ways out of the current state."""
-        return [(edge.id, edge.label) for edge in _TRANSITIONS if edge.start == self._state]
+    def available_states(self) -> list[tuple[int, str]]:
+        """Ids and labels of all states."""
+        return [(number, label) for label, number in _STATES.items()]
 
-    def trigger(self, label: str) -> None:
-        """Takes the transition with this label.
+    @property
+    def available_transitions(self) -> list[TransitionDescription]:
+        """The ways out of the current state."""
+        return [_described(edge) for edge in _TRANSITIONS if edge.start == self._state]
+
+    @property
+    def transition_graph(self) -> list[TransitionDescription]:
+        """Every edge."""
+        return [_described(edge) for edge in _TRANSITIONS]
+
+    def trigger(self, transition: str | int) -> None:
+        """Takes the transition with this label or this id.
 
         Raises:
             RCLError: There is none from the current state.
         """
         for edge in _TRANSITIONS:
-            if (edge.start, edge.label) == (self._state, label):
+            if edge.start == self._state and transition in (edge.label, edge.id):
                 self._state = edge.goal
                 self._on_transition(edge)
                 return
-        known = ", ".join(name for _, name in self.available_transitions) or "none"
-        raise RCLError(f"Got the transition {label!r} in the state {self._state!r}, expected one of: {known}.")
+        known = ", ".join(edge.label for edge in self.available_transitions) or "none"
+        raise RCLError(f"Got the transition {transition!r} in the state {self._state!r}, expected one of: {known}.")
+
+
+def _described(edge: _Transition) -> TransitionDescription:
+    return TransitionDescription(edge.id, edge.label, _STATES[edge.start], edge.start, _STATES[edge.goal], edge.goal)
 
 
 class ManagedEntity:
@@ -192,17 +208,20 @@ class LifecycleNodeMixin(ManagedEntity):
     """Makes a Node a managed one; comes before Node among the bases.
 
     Args:
-        enable_communication_interface: Whether transitions are published on `~/transition_event`.
-        callback_group: Taken for compatibility; there are no services.
+        enable_communication_interface: Whether transitions are published on `~/transition_event`, and the node has its services.
+        callback_group: Of the services; the node's default group if None.
     """
 
     def __init__(self, *, enable_communication_interface: bool = True, callback_group: Any = None) -> None:
         self._managed_entities: list[ManagedEntity] = []
         self._transition_events: Any = None
-        if enable_communication_interface:
-            event = message_class("lifecycle_msgs/msg/TransitionEvent")
-            self._transition_events = self._node().create_publisher(event, "~/transition_event", 10)
         self._state_machine = _StateMachine(self._announce)
+        node = self._node()
+        if enable_communication_interface:
+            with node._graph.announced_at_once():
+                event = message_class("lifecycle_msgs/msg/TransitionEvent")
+                self._transition_events = node.create_publisher(event, "~/transition_event", 10)
+                LifecycleService(node, callback_group)
 
     def _node(self) -> Node:
         if not isinstance(self, Node):
@@ -225,9 +244,13 @@ class LifecycleNodeMixin(ManagedEntity):
         """active -> inactive."""
         return self._change_state("deactivate")
 
-    def trigger_shutdown(self) -> TransitionCallbackReturn | None:
-        """unconfigured, inactive or active -> finalized; None where it is finalized already."""
-        return None if self._state_machine.current_state[1] == "finalized" else self._change_state("shutdown")
+    def trigger_shutdown(self) -> TransitionCallbackReturn:
+        """unconfigured, inactive or active -> finalized.
+
+        Raises:
+            RCLError: It is finalized already.
+        """
+        return self._change_state("shutdown")
 
     def add_managed_entity(self, entity: ManagedEntity) -> None:
         """Has an entity follow the node's transitions."""
@@ -279,8 +302,8 @@ class LifecycleNodeMixin(ManagedEntity):
                 return result
         return TransitionCallbackReturn.SUCCESS
 
-    def _change_state(self, transition: str) -> TransitionCallbackReturn:
-        """Takes a transition, its callback, and where that ends in an error, the error's callback."""
+    def _change_state(self, transition: str | int) -> TransitionCallbackReturn:
+        """Takes a transition by label or id, its callback, and where that ends in an error, the error's callback."""
         state_id, label = self._state_machine.current_state
         before = LifecycleState(label=label, state_id=state_id)
         self._state_machine.trigger(transition)

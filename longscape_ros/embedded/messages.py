@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Message classes that behave like rclpy's, generated from rosbags' typestore, and their CDR."""
+"""Message and service classes that behave like rclpy's, generated from rosbags' typestore and .srv definitions, and their CDR."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import yaml
+from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.base import TypesysError, normalize_fieldname
 
+from longscape_ros.embedded.service_definitions import DEFINITIONS
 from longscape_ros.errors import HostError
 
 _IDL_NAMES = {"bool": "boolean", "byte": "octet", "float32": "float", "float64": "double"}
@@ -30,6 +32,7 @@ _DTYPES = {"bool": np.bool_, "byte": np.uint8}
 _BASE, _NAME, _ARRAY, _SEQUENCE = 1, 2, 3, 4  # rosbags.interfaces.Nodetype
 _EMPTY_MEMBER = "structure_needs_at_least_one_member"
 _KNOWN_DEFAULTS = {"geometry_msgs/msg/Quaternion": {"w": 1.0}}  # the typestore keeps no defaults; this is the only one that is not zero
+_SEPARATOR = re.compile(r"^---\s*$", re.MULTILINE)
 _DEFAULT_LINE = re.compile(r"^\s*([\w/]+(?:<=\d+)?(?:\[[<=\d]*\])?)\s+([a-z]\w*)\s+([^#=\s][^#]*)")
 
 
@@ -89,17 +92,31 @@ class Field:
         return f"_{self.name}"
 
 
+class ServiceType:
+    """Base of every generated service class: holds its message classes and, as in rclpy, has no instances."""
+
+    _TYPE_NAME: ClassVar[str]
+    Request: ClassVar[type[Message]]
+    Response: ClassVar[type[Message]]
+    Event: ClassVar[type[Message]]
+
+    def __init__(self) -> None:
+        raise NotImplementedError("Service classes can not be instantiated")
+
+
 class TypeLibrary:
-    """Every message type that is known: rosbags' Jazzy typestore and the .msg folders that were added."""
+    """Every type that is known: rosbags' Jazzy typestore, the usual services, and the .msg and .srv folders that were added."""
 
     def __init__(self) -> None:
         self.store = get_typestore(Stores.ROS2_JAZZY)
         self.store.fielddefs = _without_char(self.store.fielddefs)
         self._defaults: dict[str, dict[str, Any]] = dict(_KNOWN_DEFAULTS)
         self._classes: dict[str, type[Message]] = {}
+        self._services: dict[str, str] = dict(DEFINITIONS)
+        self._service_classes: dict[str, type[ServiceType]] = {}
 
     def add_folder(self, folder: Path) -> str:
-        """Adds the messages of a folder that holds package.xml and msg/*.msg; returns the package's name.
+        """Adds the messages and services of a folder that holds package.xml, msg/*.msg and srv/*.srv; returns the package's name.
 
         Raises:
             HostError: no such folder, or a definition that differs from the one already known.
@@ -114,15 +131,37 @@ class TypeLibrary:
             text = path.read_text(encoding="utf-8")
             definitions.update(get_types_from_msg(text, name))
             self._defaults[name] = _defaults_of(text)
+        services = {f"{package}/srv/{path.stem}": path.read_text(encoding="utf-8") for path in sorted((folder / "srv").glob("*.srv"))}
         try:
             self.store.register(_without_char(definitions))
         except TypesysError as fault:
             raise HostError(f"Got {fault} from {folder}; expected the definition already loaded. Use one copy of {package}.") from fault
+        for name, text in services.items():
+            if self._services.setdefault(name, text) != text:
+                raise HostError(f"Got another {name} from {folder}; expected the definition already loaded. Use one copy of {package}.")
         return package
 
     def names(self) -> Iterator[str]:
-        """The types' names, as sensor_msgs/msg/Image."""
-        return iter(sorted(self.store.fielddefs))
+        """The messages' names, as sensor_msgs/msg/Image."""
+        return iter(sorted(name for name in self.store.fielddefs if "/msg/" in name))
+
+    def service_names(self) -> Iterator[str]:
+        """The services' names, as std_srvs/srv/SetBool."""
+        return iter(sorted(self._services))
+
+    def packages(self) -> set[str]:
+        """The packages that have messages or services."""
+        return {name.split("/")[0] for name in (*self.store.fielddefs, *self._services)}
+
+    def service_class(self, name: str) -> type[ServiceType]:
+        """The class of std_srvs/srv/SetBool and the like, made when first asked for.
+
+        Raises:
+            KeyError: there is no such service.
+        """
+        if name not in self._service_classes:
+            self._service_classes[name] = self._make_service(name)
+        return self._service_classes[name]
 
     def message_class(self, name: str) -> type[Message]:
         """The class of sensor_msgs/msg/Image and the like, made when first asked for."""
@@ -137,6 +176,11 @@ class TypeLibrary:
     def fields_of(self, name: str) -> list[tuple[str, Any]]:
         """Names and rosbags descriptions of a type's fields; an empty message has its placeholder member."""
         return [(field, description) for field, description in self.store.fielddefs[name][1]] or [(_EMPTY_MEMBER, (_BASE, ("uint8", 0)))]
+
+    def described_fields(self, name: str) -> list[tuple[str, Any, Any]]:
+        """Names, rosbags descriptions and defaults (None: zero or empty) of a type's fields."""
+        defaults = self._defaults.get(name, {})
+        return [(field, description, defaults.get(field)) for field, description in self.fields_of(name)]
 
     def serialize(self, message: Message) -> bytes:
         """The CDR bytes of a message, with the encapsulation header.
@@ -167,13 +211,13 @@ class TypeLibrary:
         return message
 
     def _make_class(self, name: str) -> type[Message]:
-        package, _, short = name.split("/")
+        package, kind, short = name.split("/")
         constants, fields = self.store.fielddefs[name]
         defaults = self._defaults.get(name, {})
         layout = tuple(self._field(field, description, defaults.get(field)) for field, description in fields if field != _EMPTY_MEMBER)
         namespace: dict[str, Any] = {
             "__slots__": tuple(field.slot for field in layout),
-            "__module__": f"{package}.msg",
+            "__module__": f"{package}.{kind}",
             "__doc__": f"The message {name}.",
             "_TYPE_NAME": name,
             "_LAYOUT": layout,
@@ -183,6 +227,43 @@ class TypeLibrary:
         namespace.update({f"{field.upper()}__DEFAULT": value for field, value in defaults.items()})
         namespace.update({field.name: _property(field) for field in layout})
         return type(short, (Message,), namespace)
+
+    def _make_service(self, name: str) -> type[ServiceType]:
+        """Registers a service's three messages, and the service itself, whose hash ROS reckons as that of a message of these."""
+        package, _, short = name.split("/")
+        parts = _SEPARATOR.split(self._services[name])
+        if len(parts) != 2:
+            raise HostError(f"Got {len(parts) - 1} lines of '---' in the definition of {name}, expected one. Correct its .srv file.")
+        request, response, event = (f"{name}_{half}" for half in ("Request", "Response", "Event"))
+        definitions: dict[str, Any] = {
+            event: ([], [
+                ("info", (Nodetype.NAME, "service_msgs/msg/ServiceEventInfo")),
+                ("request", (Nodetype.SEQUENCE, ((Nodetype.NAME, request), 1))),
+                ("response", (Nodetype.SEQUENCE, ((Nodetype.NAME, response), 1))),
+            ]),
+            name: ([], [
+                ("request_message", (Nodetype.NAME, request)),
+                ("response_message", (Nodetype.NAME, response)),
+                ("event_message", (Nodetype.NAME, event)),
+            ]),
+        }  # fmt: skip
+        for half, text in zip((request, response), parts, strict=True):
+            as_message = half.replace("/srv/", "/msg/")  # the parser takes names of messages only
+            definitions[half] = get_types_from_msg(text, as_message)[as_message]
+            self._defaults[half] = _defaults_of(text)
+        self.store.register(_without_char(definitions))
+        return type(
+            short,
+            (ServiceType,),
+            {
+                "__module__": f"{package}.srv",
+                "__doc__": f"The service {name}.",
+                "_TYPE_NAME": name,
+                "Request": self.message_class(request),
+                "Response": self.message_class(response),
+                "Event": self.message_class(event),
+            },
+        )
 
     def _field(self, name: str, description: Any, default: Any) -> Field:
         kind, detail = int(description[0]), description[1]
@@ -203,7 +284,7 @@ class TypeLibrary:
 
     def _nested(self, name: str, type_name: str) -> Field:
         message_type = self.message_class(type_name)
-        idl = type_name.replace("/msg/", "/")
+        idl = re.sub("/(msg|srv)/", "/", type_name)
         return Field(
             name,
             idl,
@@ -234,6 +315,11 @@ def deserialize_message(serialized_message: bytes, message_type: type[Message]) 
 def message_class(name: str) -> Any:
     """The class of sensor_msgs/msg/Image and the like."""
     return library().message_class(name)
+
+
+def service_class(name: str) -> Any:
+    """The class of std_srvs/srv/SetBool and the like."""
+    return library().service_class(name)
 
 
 def _without_char(definitions: Any) -> dict[str, Any]:

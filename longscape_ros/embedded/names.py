@@ -107,17 +107,18 @@ def full_name(namespace: str, name: str) -> str:
     return f"{namespace.rstrip('/')}/{name}"
 
 
-def expand_topic_name(topic_name: str, node_name: str, node_namespace: str) -> str:
+def expand_topic_name(topic_name: str, node_name: str, node_namespace: str, *, is_service: bool = False) -> str:
     """The absolute name: `a` -> /ns/a, `~/a` -> /ns/node/a, {node} and {ns} substituted.
 
     Raises:
-        InvalidTopicNameException: an unknown substitution, or the result is no valid name.
+        InvalidTopicNameException (InvalidServiceNameException): an unknown substitution, or the result is no valid name.
     """
+    invalid = InvalidServiceNameException if is_service else InvalidTopicNameException
     known = {"node": node_name, "ns": node_namespace, "namespace": node_namespace}
 
     def substitute(match: re.Match[str]) -> str:
         if match[1] not in known:
-            raise InvalidTopicNameException(topic_name, f"unknown substitution '{match[0]}'", match.start())
+            raise invalid(topic_name, f"unknown substitution '{match[0]}'", match.start())
         return known[match[1]]
 
     name = _SUBSTITUTION.sub(substitute, topic_name)
@@ -125,7 +126,7 @@ def expand_topic_name(topic_name: str, node_name: str, node_namespace: str) -> s
         name = full_name(node_namespace, node_name) + name[1:]
     elif not name.startswith("/"):
         name = full_name(node_namespace, name)
-    validate_full_topic_name(name)
+    validate_full_topic_name(name, is_service=is_service)
     return name
 
 
@@ -137,15 +138,18 @@ def remap_node(rules: list[Remap], name: str, namespace: str) -> tuple[str, str]
     return new_name, new_namespace
 
 
-def resolve_topic_name(topic: str, node_name: str, namespace: str, rules: list[Remap], *, node_rules_name: str | None = None) -> str:
-    """The absolute name after expansion and remapping. `node_rules_name`: the node's name before it was remapped."""
-    name = expand_topic_name(topic, node_name, namespace)
+def resolve_topic_name(
+    topic: str, node_name: str, namespace: str, rules: list[Remap], *, node_rules_name: str | None = None, is_service: bool = False
+) -> str:
+    """The absolute name of a topic or a service after expansion and remapping. `node_rules_name`: the node's name before remapping."""
+    ours, theirs = ("rosservice://", "rostopic://") if is_service else ("rostopic://", "rosservice://")
+    name = expand_topic_name(topic, node_name, namespace, is_service=is_service)
     for rule in rules:
         if rule.match.startswith("__") or rule.node not in (None, node_name, node_rules_name):
             continue
-        match = rule.match.removeprefix("rostopic://")
-        if match.startswith("rosservice://"):
+        match = rule.match.removeprefix(ours)
+        if match.startswith(theirs):
             continue
         if expand_topic_name(match, node_name, namespace) == name:
-            return expand_topic_name(rule.replacement, node_name, namespace)
+            return expand_topic_name(rule.replacement, node_name, namespace, is_service=is_service)
     return name

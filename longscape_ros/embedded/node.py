@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rclpy's Node: publishers, subscriptions, timers, parameters, names, and what it knows of the graph."""
+"""rclpy's Node: publishers, subscriptions, services, clients, timers, parameters, names, and what it knows of the graph."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from longscape_ros.embedded.events import PublisherEventCallbacks, SubscriptionE
 from longscape_ros.embedded.exceptions import (
     InvalidHandle,
     NotInitializedException,
-    NotOfferedError,
     NoTypeSupportImportedException,
 )
+from longscape_ros.embedded.logger_service import LoggingService
 from longscape_ros.embedded.logging import RcutilsLogger, add_sink, get_logger, remove_sink
-from longscape_ros.embedded.messages import Message, message_class
+from longscape_ros.embedded.messages import Message, ServiceType, message_class
 from longscape_ros.embedded.names import (
     expand_topic_name,
     full_name,
@@ -32,13 +32,21 @@ from longscape_ros.embedded.names import (
     validate_node_name,
     validate_topic_name,
 )
+from longscape_ros.embedded.parameter_service import ParameterService
 from longscape_ros.embedded.parameters import PARAMETER_SEPARATOR_STRING, Parameter, ParameterStore, ParameterType
-from longscape_ros.embedded.qos import QoSProfile, qos_profile_parameter_events, qos_profile_rosout_default
+from longscape_ros.embedded.qos import (
+    QoSProfile,
+    qos_profile_parameter_events,
+    qos_profile_rosout_default,
+    qos_profile_services_default,
+)
 from longscape_ros.embedded.qos_overriding import QoSOverridingOptions, declare_qos_overrides
 from longscape_ros.embedded.rosout import ROSOUT_TOPIC, ROSOUT_TYPE, rosout_sink
+from longscape_ros.embedded.services import Client, Service
 from longscape_ros.embedded.time import NANOSECONDS
 from longscape_ros.embedded.time_source import TimeSource
 from longscape_ros.embedded.timer import GuardCondition, Rate, Timer
+from longscape_ros.embedded.type_description_service import TypeDescriptionService
 
 _FIND_NODE_EVERY_S = 0.05
 _ParametersCallback = Callable[[list[Parameter]], Any]
@@ -54,11 +62,11 @@ class Node:
         namespace: "/" if None, unless a `__ns:=` rule changes it.
         use_global_arguments: Whether the process's ROS arguments apply.
         enable_rosout: Whether what it logs is published on /rosout.
-        start_parameter_services: Taken for compatibility; there are no services here.
+        start_parameter_services: Whether others can get and set its parameters by ~/get_parameters and its kind.
         parameter_overrides: Values that go before those of arguments and parameter files.
         allow_undeclared_parameters: Whether parameters can be set that were not declared.
         automatically_declare_parameters_from_overrides: Whether every override becomes a parameter.
-        enable_logger_service: Not offered.
+        enable_logger_service: Whether others can set the levels of this process's loggers by ~/set_logger_levels.
 
     Raises:
         NotInitializedException: The context is not initialized, or has been shut down.
@@ -85,8 +93,6 @@ class Node:
         self._context = context or get_default_context()
         if not self._context.ok():
             raise NotInitializedException("cannot create node")
-        if enable_logger_service:
-            raise NotOfferedError("a logger service")
         arguments = [parse_arguments(cli_args)] if cli_args else []
         if use_global_arguments:
             arguments.append(self._context.arguments)
@@ -97,6 +103,8 @@ class Node:
         self._executor_reference: Callable[[], Any] = lambda: None
         self._publishers: list[Publisher] = []
         self._subscriptions: list[Subscription] = []
+        self._clients: list[Client] = []
+        self._services: list[Service] = []
         self._timers: list[Timer] = []
         self._guards: list[GuardCondition] = []
         self._default_callback_group = MutuallyExclusiveCallbackGroup()
@@ -109,8 +117,15 @@ class Node:
         self._graph = self._context.graph
         self._graph.add_node(self, self._name, self._namespace)
         self._context.track(self)
+        rosout = enable_rosout and all(source.rosout for source in arguments)
         try:
-            self._start(enable_rosout and all(source.rosout for source in arguments), automatically_declare_parameters_from_overrides)
+            with self._graph.announced_at_once():
+                self._start(rosout, automatically_declare_parameters_from_overrides)
+                if start_parameter_services:
+                    ParameterService(self)
+                if enable_logger_service:
+                    LoggingService(self)
+                TypeDescriptionService(self)
         except BaseException:
             self.destroy_node()
             raise
@@ -198,22 +213,38 @@ class Node:
         return iter(list(self._guards))
 
     @property
-    def clients(self) -> Iterator[Any]:
-        """None: there are no services."""
+    def clients(self) -> Iterator[Client]:
+        """The clients."""
+        return iter(list(self._clients))
+
+    @property
+    def services(self) -> Iterator[Service]:
+        """The services."""
+        return iter(list(self._services))
+
+    @property
+    def waitables(self) -> Iterator[Any]:
+        """None: actions, which are made of them, are not offered."""
         return iter(())
 
-    services = waitables = clients
+    def endpoints(self) -> Iterator[Any]:
+        """Everything that DDS may have something for."""
+        yield from self.subscriptions
+        yield from self.publishers
+        yield from self.clients
+        yield from self.services
 
     def entities(self) -> Iterator[Any]:
         """Everything with a callback, in the order in which executors look."""
-        endpoints = (*self.subscriptions, *self.publishers)
         yield from self.timers
         yield from self.subscriptions
         yield from self.guards
-        for endpoint in endpoints:
+        yield from self.clients
+        yield from self.services
+        for endpoint in (*self.subscriptions, *self.publishers):
             yield from endpoint.event_handlers
 
-    # ------------------------------------------------------------------------------------- publishers and subscriptions
+    # ------------------------------------------------------------------ publishers, subscriptions, services and clients
 
     def create_publisher(
         self,
@@ -240,7 +271,7 @@ class Node:
         handlers = (event_callbacks or PublisherEventCallbacks()).handlers(writer, group, self._logger, name)
         publisher = publisher_class(writer, self._context, msg_type, name, profile, handlers, group, self._logger)
         self._publishers.append(publisher)
-        self._graph.add_endpoint(self, publisher.gid, writer=True)
+        self._graph.add_endpoints(self, writers=[publisher.gid])
         self._wake_executor(changed=True)
         return publisher
 
@@ -271,7 +302,7 @@ class Node:
         subscription = Subscription(reader, self._context, msg_type, name, callback, group, profile, raw, handlers)
         group.add_entity(subscription)
         self._subscriptions.append(subscription)
-        self._graph.add_endpoint(self, subscription.gid, writer=False)
+        self._graph.add_endpoints(self, readers=[subscription.gid])
         self._wake_executor(changed=True)
         return subscription
 
@@ -289,30 +320,76 @@ class Node:
         """Takes a subscription away; False if it is not one of this node's."""
         return self._destroy_endpoint(self._subscriptions, subscription)
 
+    def create_service(
+        self,
+        srv_type: Any,
+        srv_name: str,
+        callback: Callable[[Any, Any], Any],
+        *,
+        qos_profile: QoSProfile = qos_profile_services_default,
+        callback_group: CallbackGroup | None = None,
+    ) -> Service:
+        """Answers the requests of a service: the callback takes the request and an empty response, and returns the response.
+
+        Raises:
+            InvalidServiceNameException: The name breaks ROS's rules.
+            InvalidHandle: The node has been destroyed.
+        """
+        group = callback_group or self._default_callback_group
+        end = self._service_end(srv_type, srv_name, qos_profile, group)
+        service = Service(*end, srv_name=srv_name, callback=callback)
+        self._add_service_end(self._services, service)
+        return service
+
+    def create_client(
+        self,
+        srv_type: Any,
+        srv_name: str,
+        *,
+        qos_profile: QoSProfile = qos_profile_services_default,
+        callback_group: CallbackGroup | None = None,
+    ) -> Client:
+        """A client of a service.
+
+        Raises:
+            InvalidServiceNameException: The name breaks ROS's rules.
+            InvalidHandle: The node has been destroyed.
+        """
+        group = callback_group or self._default_callback_group
+        end = self._service_end(srv_type, srv_name, qos_profile, group)
+        client = Client(*end, srv_name=srv_name, executor=lambda: self.executor)
+        self._add_service_end(self._clients, client)
+        return client
+
+    def _service_end(self, srv_type: Any, name: str, qos_profile: QoSProfile, group: CallbackGroup) -> tuple[Any, ...]:
+        self._check_alive()
+        if not (isinstance(srv_type, type) and issubclass(srv_type, ServiceType)):
+            raise NoTypeSupportImportedException()
+        resolved = self.resolve_service_name(name)
+        return self._context.participant, self._context, srv_type, resolved, qos_profile, group, self._logger
+
+    def _add_service_end(self, ends: list[Any], end: Any) -> None:
+        end.callback_group.add_entity(end)
+        ends.append(end)
+        self._graph.add_endpoints(self, readers=[end.gid], writers=[end.writer_gid])
+        self._wake_executor(changed=True)
+
+    def destroy_service(self, service: Service) -> bool:
+        """Takes a service away; False if it is not one of this node's."""
+        return self._destroy_endpoint(self._services, service)
+
+    def destroy_client(self, client: Client) -> bool:
+        """Takes a client away; False if it is not one of this node's."""
+        return self._destroy_endpoint(self._clients, client)
+
     def _destroy_endpoint(self, endpoints: list[Any], endpoint: Any) -> bool:
         if endpoint not in endpoints:
             return False
         endpoints.remove(endpoint)
-        self._graph.remove_endpoint(self, endpoint.gid)
+        self._graph.remove_endpoints(self, endpoint.gids)
         endpoint.destroy()
         self._wake_executor(changed=True)
         return True
-
-    def create_service(self, *args: Any, **kwargs: Any) -> Any:
-        """Not offered.
-
-        Raises:
-            NotOfferedError: Always.
-        """
-        raise NotOfferedError("a service")
-
-    def create_client(self, *args: Any, **kwargs: Any) -> Any:
-        """Not offered.
-
-        Raises:
-            NotOfferedError: Always.
-        """
-        raise NotOfferedError("a client")
 
     # ---------------------------------------------------------------------------------------- timers, rates, conditions
 
@@ -408,7 +485,9 @@ class Node:
         return [self.get_parameter(name) for name in names]
 
     def get_parameter_type(self, name: str) -> ParameterType:
-        """The type of a parameter."""
+        """The type of a parameter, also of one without a value yet."""
+        if self.has_parameter(name):
+            return self._parameters.parameters[name].type_
         return self.get_parameter(name).type_
 
     def get_parameter_types(self, names: list[str]) -> list[ParameterType]:
@@ -456,14 +535,22 @@ class Node:
         return self._parameters.set_descriptor(name, descriptor, alternative).get_parameter_value()
 
     def list_parameters(self, prefixes: list[str], depth: int) -> Any:
-        """The names below the prefixes, at most `depth` levels deep (0: all), as ListParametersResult."""
+        """The names below the prefixes, at most `depth` levels deep (0: all), as ListParametersResult.
+
+        Raises:
+            TypeError, ValueError: The prefixes are no list of texts, or the depth is no integer from 0 on.
+        """
+        if not isinstance(prefixes, list) or not all(isinstance(prefix, str) for prefix in prefixes) or not isinstance(depth, int):
+            raise TypeError(f"Got the prefixes {prefixes!r} and the depth {depth!r}, expected a list of str and an int")
+        if depth < 0:
+            raise ValueError(f"Got the depth {depth}, expected none below 0")
         separator = PARAMETER_SEPARATOR_STRING
         result = message_class("rcl_interfaces/msg/ListParametersResult")()
         for name in self._parameters.parameters:
             starts = [prefix for prefix in prefixes if name == prefix or name.startswith(prefix + separator)] if prefixes else [""]
             if any(not depth or name.removeprefix(start).strip(separator).count(separator) < depth for start in starts):
                 result.names.append(name)
-        result.prefixes = sorted({name.rpartition(separator)[0] for name in result.names if separator in name})
+        result.prefixes = list(dict.fromkeys(name.rpartition(separator)[0] for name in result.names if separator in name))
         return result
 
     def add_pre_set_parameters_callback(self, callback: Callable[[list[Parameter]], list[Parameter]]) -> None:
@@ -515,13 +602,41 @@ class Node:
             return expand_topic_name(topic, self._name, self._namespace)
         return resolve_topic_name(topic, self._name, self._namespace, self._remaps, node_rules_name=self._given_name)
 
+    def resolve_service_name(self, service: str, *, only_expand: bool = False) -> str:
+        """A service's full name, remapped unless only expanded.
+
+        Raises:
+            InvalidServiceNameException: The name breaks ROS's rules.
+        """
+        validate_topic_name(service, is_service=True)
+        if only_expand:
+            return expand_topic_name(service, self._name, self._namespace, is_service=True)
+        rules, given = self._remaps, self._given_name
+        return resolve_topic_name(service, self._name, self._namespace, rules, node_rules_name=given, is_service=True)
+
     def get_topic_names_and_types(self, no_demangle: bool = False) -> list[tuple[str, list[str]]]:
         """The topics of the graph with their types."""
         return self._graph.topics(no_demangle=no_demangle)
 
     def get_service_names_and_types(self) -> list[tuple[str, list[str]]]:
-        """Nothing: services are not seen."""
-        return []
+        """The services of the graph with their types; also those that have clients alone, as in ROS."""
+        return self._graph.services()
+
+    def get_service_names_and_types_by_node(self, node_name: str, node_namespace: str) -> list[tuple[str, list[str]]]:
+        """The services that a node offers, with their types.
+
+        Raises:
+            NodeNameNonExistentError: There is no such node.
+        """
+        return self._graph.services_of_node(node_name, node_namespace, clients=False)
+
+    def get_client_names_and_types_by_node(self, node_name: str, node_namespace: str) -> list[tuple[str, list[str]]]:
+        """The services that a node has clients of, with their types.
+
+        Raises:
+            NodeNameNonExistentError: There is no such node.
+        """
+        return self._graph.services_of_node(node_name, node_namespace, clients=True)
 
     def get_node_names(self) -> list[str]:
         """The names of the graph's nodes."""
@@ -542,29 +657,47 @@ class Node:
     def get_publisher_names_and_types_by_node(
         self, node_name: str, node_namespace: str, no_demangle: bool = False
     ) -> list[tuple[str, list[str]]]:
-        """The topics that a node publishes, with their types."""
+        """The topics that a node publishes, with their types.
+
+        Raises:
+            NodeNameNonExistentError: There is no such node.
+        """
         return self._topics_of_node(node_name, node_namespace, no_demangle, publishers=True)
 
     def get_subscriber_names_and_types_by_node(
         self, node_name: str, node_namespace: str, no_demangle: bool = False
     ) -> list[tuple[str, list[str]]]:
-        """The topics that a node subscribes to, with their types."""
+        """The topics that a node subscribes to, with their types.
+
+        Raises:
+            NodeNameNonExistentError: There is no such node.
+        """
         return self._topics_of_node(node_name, node_namespace, no_demangle, publishers=False)
 
     def _topics_of_node(self, name: str, namespace: str, no_demangle: bool, *, publishers: bool) -> list[tuple[str, list[str]]]:
         found: dict[str, set[str]] = {}
         for endpoint in self._graph.endpoints_of_node(name, namespace, publishers=publishers):
-            topic, kind = (endpoint.dds_topic, endpoint.dds_type) if no_demangle else (endpoint.topic, endpoint.type_name)
-            found.setdefault(topic, set()).add(kind)
+            if no_demangle:
+                found.setdefault(endpoint.dds_topic, set()).add(endpoint.dds_type)
+            elif endpoint.dds_topic.startswith("rt/"):
+                found.setdefault(endpoint.topic, set()).add(endpoint.type_name)
         return [(topic, sorted(kinds)) for topic, kinds in sorted(found.items())]
 
     def count_publishers(self, topic_name: str) -> int:
         """How many publishers a topic has in the graph."""
-        return len(self._graph.endpoints(publishers=True, topic=self.resolve_topic_name(topic_name)))
+        return len(self._graph.endpoints(publishers=True, dds_topic=f"rt{self.resolve_topic_name(topic_name)}"))
 
     def count_subscribers(self, topic_name: str) -> int:
         """How many subscriptions a topic has in the graph."""
-        return len(self._graph.endpoints(publishers=False, topic=self.resolve_topic_name(topic_name)))
+        return len(self._graph.endpoints(publishers=False, dds_topic=f"rt{self.resolve_topic_name(topic_name)}"))
+
+    def count_services(self, service_name: str) -> int:
+        """How many nodes of the graph offer a service; the name is not remapped."""
+        return self._graph.count_service(self.resolve_service_name(service_name, only_expand=True), clients=False)
+
+    def count_clients(self, service_name: str) -> int:
+        """How many clients a service has in the graph; the name is not remapped."""
+        return self._graph.count_service(self.resolve_service_name(service_name, only_expand=True), clients=True)
 
     def get_publishers_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> list[TopicEndpointInfo]:
         """Everything known of a topic's publishers; no_mangle takes the topic's DDS name."""
@@ -576,8 +709,7 @@ class Node:
 
     def _infos(self, topic: str, kind: TopicEndpointTypeEnum, no_mangle: bool) -> list[TopicEndpointInfo]:
         name = topic if no_mangle else f"rt{self.resolve_topic_name(topic)}"
-        endpoints = self._graph.endpoints(publishers=kind is TopicEndpointTypeEnum.PUBLISHER)
-        found = [endpoint for endpoint in endpoints if endpoint.dds_topic == name]
+        found = self._graph.endpoints(publishers=kind is TopicEndpointTypeEnum.PUBLISHER, dds_topic=name)
         return [endpoint_info(endpoint, self._graph.node_of(endpoint), kind, no_mangle=no_mangle) for endpoint in found]
 
     def wait_for_node(self, fully_qualified_node_name: str, timeout: float) -> bool:
@@ -601,7 +733,7 @@ class Node:
         remove_sink(self._logger.name)
         self._parameter_events = None
         self._graph.remove_node(self)
-        for entities in (self._publishers, self._subscriptions, self._timers, self._guards):
+        for entities in (self._publishers, self._subscriptions, self._clients, self._services, self._timers, self._guards):
             while entities:
                 entities.pop().destroy()
         self._context.untrack(self)

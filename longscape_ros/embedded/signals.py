@@ -112,3 +112,10 @@ def handlers_installed() -> bool:
 def watch_context(context: Context) -> None:
     """Has the signals shut this context down too."""
     _handlers().contexts.add(context)
+
+
+def forget_interrupt() -> None:
+    """Has CPython forget a SIGINT that struck inside `exec` of a text, as the codecs of messages are made: it would end the process by
+    that signal at its exit, though the KeyboardInterrupt was caught. Only another `exec` clears that flag of the interpreter.
+    """
+    exec("")

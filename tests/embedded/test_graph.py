@@ -12,13 +12,14 @@ from longscape_ros.embedded.context import Context
 from longscape_ros.embedded.dds import Participant, domain_configuration
 from longscape_ros.embedded.endpoint_info import TopicEndpointTypeEnum
 from longscape_ros.embedded.exceptions import RCLError
-from longscape_ros.embedded.messages import deserialize_message, library, message_class
+from longscape_ros.embedded.messages import deserialize_message, library, message_class, service_class
 from longscape_ros.embedded.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 PATIENCE_S = 60.0
 INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 Image, String = message_class("sensor_msgs/msg/Image"), message_class("std_msgs/msg/String")
+SetBool = service_class("std_srvs/srv/SetBool")
 PEER = """
 import contextlib
 import sys
@@ -39,6 +40,13 @@ with contextlib.suppress(ExternalShutdownException):  # not raised if the signal
     api.spin(node)
 print("ended", flush=True)
 """
+
+
+def endpoints(node):
+    """The GIDs of all DDS readers and of all DDS writers that a node has."""
+    ends = [*node.services, *node.clients]
+    readers = {end.gid for end in (*node.subscriptions, *ends)}
+    return readers, {publisher.gid for publisher in node.publishers} | {end.writer_gid for end in ends}
 
 
 def lease(duration):
@@ -118,7 +126,7 @@ def test_publishers_and_subscriptions_of_another_process_are_described(make_node
     assert spin([witness], lambda: any(("/robot", "peer") in nodes for nodes in announced().values()))
     (nodes,) = (nodes for nodes in announced().values() if ("/robot", "peer") in nodes)
     readers, writers = nodes["/robot", "peer"]
-    assert readers == {bytes(image.endpoint_gid)}
+    assert bytes(image.endpoint_gid) in readers
     assert bytes(about.endpoint_gid) in writers
 
 
@@ -212,15 +220,21 @@ def test_a_discovery_range_that_ros_does_not_know_is_refused(monkeypatch):
 def test_nodes_announce_their_endpoints_until_they_are_destroyed(make_node, context, announced, spin):
     node = make_node("talker", namespace="/arm")
     publisher, subscription = node.create_publisher(String, "text", 1), node.create_subscription(String, "text", print, 1)
-    expected = {("/arm", "talker"): ({subscription.gid}, {writer.gid for writer in node.publishers})}
-    assert spin([node], lambda: announced()[context.participant.gid] == expected)
+    service, client = node.create_service(SetBool, "lamp", print), node.create_client(SetBool, "lamp")
+    assert spin([node], lambda: announced()[context.participant.gid] == {("/arm", "talker"): endpoints(node)})
+    readers, writers = endpoints(node)
+    assert {subscription.gid, service.gid, client.gid} < readers
+    assert {publisher.gid, service.writer_gid, client.writer_gid} < writers
     node.destroy_publisher(publisher)
     node.destroy_subscription(subscription)
-    expected = {("/arm", "talker"): (set(), {writer.gid for writer in node.publishers})}
-    assert spin([node], lambda: announced()[context.participant.gid] == expected)
+    node.destroy_service(service)
+    node.destroy_client(client)
+    left = endpoints(node)
+    assert left == (readers - {subscription.gid, service.gid, client.gid}, writers - {publisher.gid, service.writer_gid, client.writer_gid})
+    assert spin([node], lambda: announced()[context.participant.gid] == {("/arm", "talker"): left})
     other = make_node("other", enable_rosout=False)
     node.destroy_node()
-    expected = {("/", "other"): (set(), {writer.gid for writer in other.publishers})}
+    expected = {("/", "other"): endpoints(other)}
     assert spin([other], lambda: announced()[context.participant.gid] == expected)
 
 

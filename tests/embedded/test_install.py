@@ -128,18 +128,38 @@ print(Image.__module__, "Image" in sensor_msgs.msg.__all__, deserialize_message(
     assert run(script) == ["True", "sensor_msgs.msg True 3"]
 
 
+def test_a_service_class_is_the_same_however_it_is_reached(run):
+    script = f"""{DOOR}
+ensure_rclpy()
+import std_srvs.srv
+from rosidl_runtime_py.utilities import get_service
+from std_srvs.srv import SetBool
+print(SetBool is std_srvs.srv.SetBool is get_service("std_srvs/srv/SetBool") is get_service("std_srvs/SetBool"))
+print(SetBool.__module__, std_srvs.srv.__all__, SetBool.Request(data=True), SetBool.Response())
+"""
+    shown = "std_srvs.srv.SetBool_Request(data=True) std_srvs.srv.SetBool_Response(success=False, message='')"
+    assert run(script) == ["True", f"std_srvs.srv ['Empty', 'SetBool', 'Trigger'] {shown}"]
+
+
 @pytest.mark.parametrize(
     ("statement", "error", "text"),
     [
-        ("import rclpy.action", "ModuleNotFoundError", "no services and no actions"),
-        ("from std_srvs.srv import Empty", "ModuleNotFoundError", "No module named 'std_srvs'"),
-        ("import sensor_msgs.srv", "ModuleNotFoundError", "no services and no actions"),
+        ("import rclpy.action", "ModuleNotFoundError", "no actions"),
+        ("from example_interfaces.srv import AddTwoInts", "ModuleNotFoundError", "No module named 'example_interfaces'"),
+        ("import sensor_msgs.srv", "ModuleNotFoundError", "services are those of rcl_interfaces"),
+        ("from std_srvs.srv import Fill", "ImportError", "cannot import name 'Fill'"),
+        ("import std_srvs.srv; std_srvs.srv.Fill", "AttributeError", "no attribute 'Fill'; known: Empty, SetBool, Trigger"),
         ("from sensor_msgs.msg import Picture", "ImportError", "cannot import name 'Picture'"),
         ("import sensor_msgs.msg; sensor_msgs.msg.Picture", "AttributeError", "no attribute 'Picture'; known: BatteryState, CameraInfo"),
         (
             "from rosidl_runtime_py.utilities import get_message; get_message('a/msg/B')",
             "ValueError",
             "Got the message type 'a/msg/B', which is unknown",
+        ),
+        (
+            "from rosidl_runtime_py.utilities import get_service; get_service('a/srv/B')",
+            "ValueError",
+            "Got the service type 'a/srv/B', which is unknown",
         ),
     ],
 )
@@ -252,3 +272,17 @@ def test_the_former_signal_handlers_come_back():
         uninstall_signal_handlers()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == former
     assert get_current_signal_handlers_options() is SignalHandlerOptions.NO
+
+
+def test_an_interrupt_that_was_caught_is_forgotten_wherever_it_struck(run):
+    script = f"""{DOOR}
+ensure_rclpy()
+import rclpy
+rclpy.init(args=[])
+try:
+    exec("import os, signal; os.kill(os.getpid(), signal.SIGINT); [number for number in range(10**6)]")
+except KeyboardInterrupt:
+    print("caught")
+rclpy.try_shutdown()
+"""
+    assert run(script) == ["caught"]  # and ends with status 0, not by the signal

@@ -88,7 +88,9 @@ def test_a_node_goes_through_its_life(make_robot):
 @pytest.mark.parametrize("start", ["unconfigured", "inactive", "active"])
 def test_a_node_can_be_shut_down_from_every_state_and_only_once(make_robot, start):
     robot = make_robot(start)
-    assert go(robot, "shutdown", "shutdown") == [SUCCESS, None]
+    assert go(robot, "shutdown") == [SUCCESS]
+    with pytest.raises(RCLError, match="Got the transition 'shutdown' in the state 'finalized', expected one of: none"):
+        go(robot, "shutdown")
     assert (state_of(robot), robot.called) == ("finalized", [f"shutdown from {start}"])
 
 

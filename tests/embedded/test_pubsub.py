@@ -10,7 +10,7 @@ import pytest
 
 from longscape_ros.embedded.api import wait_for_message
 from longscape_ros.embedded.events import PublisherEventCallbacks, SubscriptionEventCallbacks
-from longscape_ros.embedded.exceptions import InvalidHandle, NotOfferedError, NoTypeSupportImportedException, RCLError
+from longscape_ros.embedded.exceptions import InvalidHandle, NoTypeSupportImportedException, RCLError
 from longscape_ros.embedded.messages import message_class, serialize_message
 from longscape_ros.embedded.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from longscape_ros.embedded.time import Duration
@@ -166,13 +166,6 @@ def test_what_is_no_message_class_or_no_qos_is_refused(make_node):
         node.create_publisher(String, "text", "reliable")
     with pytest.raises(ValueError, match="Got the depth -1"):
         node.create_subscription(String, "text", print, -1)
-
-
-def test_services_are_not_offered(make_node):
-    node = make_node()
-    for create, what in ((node.create_service, "a service"), (node.create_client, "a client")):
-        with pytest.raises(NotOfferedError, match=f"Got a request for {what}"):
-            create(String, "name", print)
 
 
 def test_only_matching_endpoints_are_counted(make_node, spin):
