@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from longscape_ros.embedded import ensure_rclpy
-from longscape_ros.errors import LongscapeError
+from longscape_ros.errors import HostError, LongscapeError
 
 THROTTLE_S = 5.0
 """Seconds between two warnings of the same kind."""
@@ -25,9 +25,26 @@ class Closable(Protocol):
 
 
 def message_class(name: str) -> type:
-    """``sensor_msgs/msg/Image`` -> rclpy's class."""
+    """``sensor_msgs/msg/Image`` -> rclpy's class.
+
+    Raises:
+        HostError: The package of the message is not installed.
+    """
     package, kind = name.split("/msg/")
-    found = getattr(importlib.import_module(f"{package}.msg"), kind)
+    try:
+        module = importlib.import_module(f"{package}.msg")
+    except ModuleNotFoundError as error:
+        if error.name not in (package, f"{package}.msg"):
+            raise
+        raise HostError(
+            f"Found no Python package {package}, expected {name} in it. "
+            + (
+                "Build it beside longscape_ros: in the workspace's src, ln -s longscape_ros/longscape_msgs, then colcon build."
+                if package == "longscape_msgs"
+                else f"Install it, with apt as ros-$ROS_DISTRO-{package.replace('_', '-')}, or build it in the workspace."
+            )
+        ) from error
+    found = getattr(module, kind)
     assert isinstance(found, type)
     return found
 
