@@ -23,7 +23,8 @@ ROSDEP_KEYS = {
 
 ROS_PACKAGES = {
     "ament_cmake", "builtin_interfaces", "control_msgs", "diagnostic_msgs", "geometry_msgs", "launch", "launch_ros", "rcl_interfaces",
-    "rclpy", "rosidl_default_generators", "rosidl_default_runtime", "rviz2", "rviz_default_plugins", "sensor_msgs", "std_msgs", "trajectory_msgs",
+    "rclpy", "rosidl_default_generators", "rosidl_default_runtime", "rviz2", "rviz_default_plugins", "sensor_msgs", "std_msgs",
+    "trajectory_msgs",
 }  # fmt: skip
 """Packages of ROS 2 that Humble's, Jazzy's and Lyrical's distribution.yaml have, at the same commit."""
 
