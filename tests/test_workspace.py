@@ -25,7 +25,7 @@ from support.workspace import (
 
 from longscape_ros.embedded.messages import TypeLibrary
 
-WAIT_S = 300
+WAIT_S = 900
 MESSAGES = ("ActionSequence", "ActionSequenceArray", "CandidateCosts", "PredictedVideo")
 FAILING = "def test_that_fails():\n    assert False\n"
 
