@@ -27,6 +27,7 @@ VIEW = ["rerun-sdk>=0.39"]
 ON_PC = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 RTX = [f"onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0{ON_PC}", f"tensorrt-rtx-cu13-bindings==1.7.1.116{ON_PC}"]
 """Libraries and bindings of TensorRT-RTX, whose versions must be equal: 1.7.1.116."""
+COLCON = ["colcon-common-extensions>=0.3", "colcon-ros>=0.4"]
 TRAIN = ["torch>=2.6", "einops>=0.8", "onnxscript>=0.5", "tensorboard>=2.14"]
 
 
@@ -74,7 +75,7 @@ setup(
         "tensorrt": ["tensorrt>=10.1", "cupy-cuda13x>=13.6"],
         "tensorrt-rtx": [*RTX, f"cupy-cuda13x>=13.6{ON_PC}"],
         "gpu": ["onnxruntime-gpu>=1.19", "cupy-cuda12x>=13.6"],
-        "test": [*DEMO, *VIEW, *TRAIN, *RTX, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+        "test": [*DEMO, *VIEW, *TRAIN, *RTX, *COLCON, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
     },
     entry_points={
         "console_scripts": [

@@ -23,14 +23,17 @@ def generate_launch_description() -> LaunchDescription:
         "seed": ("9000", "Of the objects' places and of what is done."),
         "policy": ("true", "Whether a scripted policy commands the arm."),
         "bundle": ("", "Folder of the model, or the name of one that ships with the package; empty: default."),
+        "backend": ("", "What runs the model; empty: the best that works here."),
         "rviz": ("true", "Show camera and futures."),
+        "log_level": ("", "Of the predictor: debug, info, warn, error or fatal."),
     }
+    passed_on = {name: LaunchConfiguration(name) for name in ("bundle", "backend", "rviz", "log_level")}
     return LaunchDescription(
         [
             *(DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in arguments.items()),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(predictor),
-                launch_arguments={name: LaunchConfiguration(name) for name in ("bundle", "rviz")}.items(),
+                launch_arguments={**passed_on, "mapping": "simulated_arm"}.items(),
             ),
             ExecuteProcess(cmd=[sys.executable, "-m", "longscape_ros.simulation.driver", *episode], output="screen"),
             ExecuteProcess(

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: isort: skip_file
-"""The predictor on a robot: ``ros2 launch longscape_ros predictor.launch.py image:=/camera/image_raw rviz:=true``."""
+"""The predictor on a robot: ``ros2 launch longscape_ros predictor.launch.py image:=/camera/image_raw rviz:=true``.
+
+Arguments that are left empty leave the parameter file's values as they are. Names of topics may be relative to the namespace.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
@@ -15,51 +20,84 @@ OVERRIDES = {
     "bundle": "model.bundle",
     "backend": "model.backend",
     "precision": "model.precision",
-    "build_only": "build_only",
     "mapping": "mapping",
+    "action": "action_topics",
     "image_type": "image_type",
+    "autostart": "autostart",
+    "build_only": "build_only",
+    "use_sim_time": "use_sim_time",
 }
 """Launch arguments that, unless they are empty, take the place of what the parameter file says."""
 
-TRUTH = {"true": True, "false": False}
-"""What an argument says -> the value of a parameter that is true or false."""
+SWITCHES = ("autostart", "build_only", "use_sim_time", "rviz")
+"""Launch arguments that are true or false."""
+
+CAMERA = "/camera/image_raw"
+"""The camera's topic, by default and in the configuration of RViz."""
+
+NODE = "predictor"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
 def generate_launch_description() -> LaunchDescription:
     """The predictor node and, if asked for, RViz."""
     share = FindPackageShare("longscape_ros")
     arguments = {
-        "image": ("/camera/image_raw", "The camera."),
+        "image": (CAMERA, "The camera; CompressedImage if the name ends in /compressed."),
         "camera_info": ("/camera/camera_info", "Its intrinsics; need not exist."),
-        "namespace": ("", "Namespace of the node."),
+        "namespace": ("", "Namespace of the node, of its topics, and of all names here that do not begin with a slash."),
         "params_file": (PathJoinSubstitution([share, "config", "predictor.yaml"]), "The node's parameters."),
-        "use_sim_time": ("false", "Follow /clock, as when a bag is played."),
         "rviz": ("false", "Show camera and futures."),
+        "rviz_config": (PathJoinSubstitution([share, "config", "predictor.rviz"]), "What RViz shows; topics are put in their places."),
+        "log_level": ("", "debug, info, warn, error or fatal, or as LOGGER:=LEVEL."),
         **{name: ("", f"Overrides the parameter {parameter}.") for name, parameter in OVERRIDES.items()},
     }
+    declared = [DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in arguments.items()]
+    return LaunchDescription([*declared, OpaqueFunction(function=_nodes, args=[list(arguments)])])
+
+
+def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
+    values = {name: LaunchConfiguration(name).perform(context) for name in names}
+    if values["image"].endswith("/compressed") and not values["image_type"]:
+        values["image_type"] = COMPRESSED
+    switches = {name: _switch(name, values[name]) for name in SWITCHES if values[name]}
+    overrides = {parameter: switches.get(name, values[name]) for name, parameter in OVERRIDES.items() if values[name]}
+    predictor = Node(
+        package="longscape_ros",
+        executable="longscape_predictor",
+        name=NODE,
+        namespace=values["namespace"],
+        parameters=[values["params_file"], *([overrides] if overrides else [])],
+        remappings=[("~/input/image", values["image"]), ("~/input/camera_info", values["camera_info"])],
+        ros_arguments=["--log-level", values["log_level"]] if values["log_level"] else [],
+        output="screen",
+    )
+    if not switches.get("rviz") or switches.get("build_only"):
+        return [predictor]
     rviz = Node(
         package="rviz2",
         executable="rviz2",
-        arguments=["-d", PathJoinSubstitution([share, "config", "predictor.rviz"])],
-        condition=IfCondition(LaunchConfiguration("rviz")),
+        namespace=values["namespace"],
+        arguments=["-d", _rviz_config(values["rviz_config"], values["namespace"], values["image"])],
+        parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
     )
-    declared = [DeclareLaunchArgument(name, default_value=value, description=text) for name, (value, text) in arguments.items()]
-    return LaunchDescription([*declared, OpaqueFunction(function=_predictor), rviz])
+    return [predictor, rviz]
 
 
-def _predictor(context: LaunchContext) -> list[Node]:
-    def value(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
+def _switch(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise ValueError(f"Got {name}:={value}, expected true or false.")
+    return value.lower() == "true"
 
-    overrides = {parameter: TRUTH.get(value(name).lower(), value(name)) for name, parameter in OVERRIDES.items() if value(name)}
-    return [
-        Node(
-            package="longscape_ros",
-            executable="longscape_predictor",
-            name="predictor",
-            namespace=value("namespace"),
-            parameters=[value("params_file"), {**overrides, "use_sim_time": value("use_sim_time").lower() == "true"}],
-            remappings=[("~/input/image", value("image")), ("~/input/camera_info", value("camera_info"))],
-            output="screen",
-        )
-    ]
+
+def _rviz_config(path: str, namespace: str, image: str) -> str:
+    """The configuration with this camera's and this namespace's topics: the file itself if it has them, else a temporary one."""
+    root = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+    camera = image if image.startswith("/") else f"{root}/{image}"
+    text = Path(path).read_text(encoding="utf-8")
+    shown = text.replace(f"Value: {CAMERA}\n", f"Value: {camera}\n").replace(f"Value: /{NODE}/", f"Value: {root}/{NODE}/")
+    if shown == text:
+        return path
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="longscape_", suffix=".rviz", delete=False) as file:
+        file.write(shown)
+    return file.name

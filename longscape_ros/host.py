@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, Protocol
 
 from longscape_ros.embedded import ensure_rclpy
-from longscape_ros.errors import LongscapeError
+from longscape_ros.errors import HostError, LongscapeError
 
 THROTTLE_S = 5.0
 """Seconds between two warnings of the same kind."""
@@ -25,9 +29,26 @@ class Closable(Protocol):
 
 
 def message_class(name: str) -> type:
-    """``sensor_msgs/msg/Image`` -> rclpy's class."""
+    """``sensor_msgs/msg/Image`` -> rclpy's class.
+
+    Raises:
+        HostError: The package of the message is not installed.
+    """
     package, kind = name.split("/msg/")
-    found = getattr(importlib.import_module(f"{package}.msg"), kind)
+    try:
+        module = importlib.import_module(f"{package}.msg")
+    except ModuleNotFoundError as error:
+        if error.name not in (package, f"{package}.msg"):
+            raise
+        raise HostError(
+            f"Found no Python package {package}, expected {name} in it. "
+            + (
+                "Build it beside longscape_ros: in the workspace's src, ln -s longscape_ros/longscape_msgs, then colcon build."
+                if package == "longscape_msgs"
+                else f"Install it, with apt as ros-$ROS_DISTRO-{package.replace('_', '-')}, or build it in the workspace."
+            )
+        ) from error
+    found = getattr(module, kind)
     assert isinstance(found, type)
     return found
 
@@ -56,12 +77,13 @@ def matching_qos(offered: Sequence[Any], depth: int) -> Any:
     )
 
 
-def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) -> int:
+def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None = None) -> int:
     """Runs a node until SIGINT, SIGTERM or a fault.
 
     Args:
         make: Makes the node, and what is closed at the end (the node may be both); called when rclpy is ready.
         args: Command line; None: the process's.
+        grace_s: Seconds that closing may take; then the process ends with what is still at work in it. None: as long as it takes.
 
     Returns:
         The exit status: 1 after a fault that a user can act on, which is logged.
@@ -74,25 +96,55 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None) ->
     rclpy.init(args=args)
     node: Any = None
     part: Closable | None = None
+    status = 1
     try:
         node, part = make()
         rclpy.spin(node)
+        status = 0
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
+        status = 0
     except LongscapeError as error:
         (node.get_logger() if node is not None else get_logger(_PACKAGE)).fatal(str(error))
-        return 1
     except RuntimeError:  # rclpy's error of a callback that publishes when a signal has just shut rclpy down
         if rclpy.ok():
             raise
-        return 0
+        status = 0
     finally:
-        if part is not None:
-            part.close()
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        with _within(grace_s, status):
+            if part is not None:
+                part.close()
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+    return status
+
+
+@contextmanager
+def _within(grace_s: float | None, status: int) -> Iterator[None]:
+    """Ends the process with this status if what is done here takes longer."""
+    if grace_s is None:
+        yield
+        return
+    end = threading.Timer(grace_s, leave, (status,))
+    end.daemon = True
+    end.start()
+    try:
+        yield
+    finally:
+        end.cancel()
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process at once; the kernel frees the rest, and processes that build engines end with it.
+
+    Taking the interpreter down with ONNX Runtime in it costs half a second and more on a busy machine, and ONNX Runtime aborts a process
+    whose interpreter ends while it loads a model on another thread.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a pipe that nobody reads any more
+            stream.flush()
+    os._exit(status)
 
 
 def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | None) -> int:

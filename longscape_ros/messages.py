@@ -11,7 +11,6 @@ import array
 import math
 import re
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, Status
 from longscape_ros.errors import InputError
+from longscape_ros.images import decoded, rgb_of
 from longscape_ros.sharing import share
 
 Classes = Callable[[str], type]
@@ -90,45 +90,14 @@ def frame_from_message(message: Any, type_name: str, received_ns: int) -> Frame:
 
 
 def frame_from_image(message: Any, received_ns: int) -> Frame:
-    """sensor_msgs/Image of any encoding that OpenCV can turn into RGB; rows may be padded. See :func:`frame_from_message`."""
-    return Frame(_stamp_ns(message, received_ns), _rgb_of(message), str(message.header.frame_id))
+    """sensor_msgs/Image of one of :data:`longscape_ros.images.ENCODINGS`; rows may be padded. See :func:`frame_from_message`."""
+    return Frame(_stamp_ns(message, received_ns), rgb_of(message), str(message.header.frame_id))
 
 
 def frame_from_compressed(message: Any, received_ns: int) -> Frame:
     """sensor_msgs/CompressedImage in PNG, JPEG or whatever else OpenCV reads. See :func:`frame_from_message`."""
-    data = np.frombuffer(message.data, np.uint8)
-    try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    except cv2.error as error:
-        raise InputError(f"Got a compressed image that cannot be decoded ({error.err}), expected PNG or JPEG; it is ignored.") from error
-    if bgr is None:
-        raise InputError(f"Got a compressed image of {len(data)} bytes, format {message.format!r}, expected PNG or JPEG; it is ignored.")
-    rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    rgb = decoded(np.frombuffer(message.data, np.uint8), message.format)
     return Frame(_stamp_ns(message, received_ns), rgb, str(message.header.frame_id))
-
-
-def _rgb_of(message: Any) -> Image:
-    from rosbags.image.image import ImageError, image_to_cvimage, to_cvtype  # slow to import
-
-    height, width, step = int(message.height), int(message.width), int(message.step)
-    try:
-        _, _, kind, channels = to_cvtype(message.encoding)
-        row = width * channels * np.dtype(kind).itemsize
-        data = np.frombuffer(message.data, np.uint8)
-        if min(height, width) < 1 or step < row or len(data) < step * height:
-            raise InputError(
-                f"Got an image of {width} x {height} {message.encoding} with {step} bytes per row and {len(data)} in all, "
-                f"expected at least {row} per row and {max(step, row) * height} in all; it is ignored."
-            )
-        packed = np.ascontiguousarray(data[: step * height].reshape(height, step)[:, :row])
-        if message.encoding == "rgb8":
-            return packed.reshape(height, width, 3)
-        plain = SimpleNamespace(
-            height=height, width=width, encoding=message.encoding, is_bigendian=bool(message.is_bigendian), data=packed.data
-        )
-        return np.asarray(image_to_cvimage(plain, "rgb8"), np.uint8)  # type: ignore[arg-type]
-    except (ImageError, cv2.error) as error:
-        raise InputError(f"Got an image of encoding {message.encoding!r}, expected one that can become rgb8 ({error}).") from error
 
 
 def _stamp_ns(message: Any, received_ns: int) -> int:

@@ -14,7 +14,7 @@ import pytest
 import longscape_ros
 
 PACKAGE = Path(longscape_ros.__file__).parent
-CORE = {"contract", "errors", "sharing"}
+CORE = {"contract", "errors", "images", "sharing"}
 INPUT = CORE | {"actions"}
 MIDDLE = INPUT | {"messages", "segmentation", "timeline", "bundle"}
 BELOW_NODES = MIDDLE | {"runtime", "bags"}
@@ -43,6 +43,7 @@ EVERYTHING = BELOW_NODES | {
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "images": {"errors"},
     "sharing": set(),
     "contract": {"errors"},
     "actions": CORE,

@@ -6,7 +6,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from longscape_ros.host import THROTTLE_S, NodeLog, Throttle
+import pytest
+
+from longscape_ros.errors import HostError
+from longscape_ros.host import THROTTLE_S, NodeLog, Throttle, message_class
 
 
 class Listener:
@@ -42,3 +45,25 @@ def test_a_clock_that_goes_back_lets_the_next_text_pass():
     throttle = Throttle()
     assert throttle.passes("a", 100.0)
     assert throttle.passes("a", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy"),
+    [("longscape_msgs", r"ln -s longscape_ros/longscape_msgs, then colcon build"), ("other_msgs", "ros-.ROS_DISTRO-other-msgs")],
+)
+def test_messages_that_are_not_installed_are_named_with_the_way_to_get_them(package, remedy, monkeypatch):
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr("longscape_ros.host.importlib.import_module", missing)
+    with pytest.raises(HostError, match=f"Found no Python package {package}.*{remedy}"):
+        message_class(f"{package}/msg/Some")
+
+
+def test_an_error_inside_a_message_package_is_not_taken_for_its_absence(monkeypatch):
+    def broken(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    monkeypatch.setattr("longscape_ros.host.importlib.import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="numpy"):
+        message_class("std_msgs/msg/String")

@@ -136,26 +136,6 @@ def test_padded_rows_are_cut():
     np.testing.assert_array_equal(frame_from_image(raw_image(rgb, "rgb8", padded, 32), 0).rgb, rgb)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "convert", "channels"),
-    [
-        ("bgr8", lambda rgb: rgb[..., ::-1], 3),
-        ("rgba8", lambda rgb: np.dstack([rgb, rgb[..., 0]]), 4),
-        ("bgra8", lambda rgb: np.dstack([rgb[..., ::-1], rgb[..., 0]]), 4),
-    ],
-)
-def test_other_colour_orders_become_rgb(encoding, convert, channels):
-    rgb = picture()
-    message = raw_image(rgb, encoding, np.ascontiguousarray(convert(rgb)), 8 * channels)
-    np.testing.assert_array_equal(frame_from_image(message, 0).rgb, rgb)
-
-
-def test_grey_images_become_rgb():
-    grey = picture()[..., 0]
-    message = raw_image(picture(), "mono8", np.ascontiguousarray(grey), 8)
-    np.testing.assert_array_equal(frame_from_image(message, 0).rgb, np.repeat(grey[..., None], 3, axis=2))
-
-
 def test_a_grey_png_becomes_rgb():
     buffer = io.BytesIO()
     grey = picture()[..., 0]
@@ -171,7 +151,10 @@ def test_a_grey_png_becomes_rgb():
         ({"step": 3}, "expected at least 24 per row"),
         ({"data": b"1234"}, "4 in all, expected at least 24 per row and 144 in all"),
         ({"height": 0}, "8 x 0"),
-        ({"encoding": "nonsense"}, "encoding 'nonsense'"),
+        ({"encoding": "nonsense"}, "encoding 'nonsense', expected one of rgb8"),
+        ({"encoding": "8UC3"}, "encoding '8UC3'"),
+        ({"encoding": "nv21"}, "encoding 'nv21'"),
+        ({"encoding": "bgr16"}, "expected at least 48 per row"),
     ],
 )
 def test_an_image_that_does_not_fit_is_refused_with_the_numbers(changes, text):

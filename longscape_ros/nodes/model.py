@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from longscape_ros.bags.mapping import load_mapping, mapping_to_dict
 from longscape_ros.bundle import Bundle, find_bundle, load_bundle
 from longscape_ros.contract import NANOSECONDS, PlanExtension, TopicMapping
-from longscape_ros.errors import BackendError, BundleError
+from longscape_ros.errors import BackendError, BundleError, InputError
 from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import PipelineConfig
 from longscape_ros.runtime.backends import Ladder
@@ -97,7 +97,7 @@ def load_model(parameters: PredictorParameters) -> Model:
     Raises:
         BundleError: The bundle is damaged, expects other actions than the mapping has, or there is no mapping.
         BackendError: The backend does not work here.
-        InputError: The mapping is none, or the backend has not the precision.
+        InputError: The mapping is none, it has fewer topics than are to be replaced, or the backend has not the precision.
     """
     path = find_bundle(parameters.bundle)
     _log.info("Loading the bundle %s ...", path)
@@ -108,6 +108,7 @@ def load_model(parameters: PredictorParameters) -> Model:
         raise BundleError(
             f"Bundle {bundle.model_id} does not say which topics carry the action, expected a mapping; name one in the parameter 'mapping'."
         )
+    mapping = with_topics(mapping, parameters.action_topics)
     bundle.require_actions(dimension.name for dimension in mapping.dimensions)
     _log.info("Warming up %s ...", bundle.model_id)
     serving = Serving(bundle, wanted_of(parameters))
@@ -135,6 +136,28 @@ def build_model(parameters: PredictorParameters) -> str:
     if how.degraded:
         raise BackendError(f"{model.bundle.model_id} runs on {how.backend} only, expected a better backend to work here: {how.cause}")
     return f"{model.bundle.model_id} is built: it runs on {how.backend} in {how.precision} ({how.device})."
+
+
+def with_topics(mapping: TopicMapping, topics: str) -> TopicMapping:
+    """The mapping with other topics for its action sources.
+
+    Args:
+        mapping: As it was written.
+        topics: Names in the order of the sources, with commas between them; those left out or empty stay as they are.
+
+    Raises:
+        InputError: There are more topics than sources.
+    """
+    names = [name.strip() for name in topics.split(",")]
+    sources = mapping.action_sources
+    if len(names) > len(sources):
+        raise InputError(
+            f"Got {len(names)} action topics ({topics}), expected at most {len(sources)}, in place of "
+            f"{', '.join(source.topic for source in sources)}; correct the parameter 'action_topics', or name another mapping."
+        )
+    names += [""] * (len(sources) - len(names))
+    renamed = tuple(replace(source, topic=name or source.topic) for source, name in zip(sources, names, strict=True))
+    return replace(mapping, action_sources=renamed)
 
 
 def wanted_of(parameters: PredictorParameters) -> Wanted:

@@ -112,6 +112,12 @@ class PredictorParameters:
         "Which topics carry the commanded action: a YAML file, or the name of a mapping that ships with the package; empty: what the "
         "bundle says of the robot that it was trained on.",
     )
+    action_topics: str = _parameter(
+        "action_topics",
+        "",
+        "Topics of the commanded action in place of the mapping's, in the order of its action_sources, with commas between them; those "
+        "left out or empty stay as they are.",
+    )
     image_type: str = _parameter("image_type", IMAGE, "Type of ~/input/image.", choices=IMAGE_TYPES)
     input_qos: str = _parameter(
         "input_qos",

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from longscape_ros.host import Closable, run
+from longscape_ros.host import Closable, leave, run
+
+GRACE_S = 0.7
+"""Seconds to finish the chunk in work and to leave the graph in good order; a chunk may take longer on a slow machine."""
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node until SIGINT, SIGTERM or a fault; the exit status."""
-    return run(_make, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node until SIGINT, SIGTERM or a fault, and ends the process; soon after a signal, whatever the model is doing."""
+    leave(run(_make, args, GRACE_S))
 
 
 def _make() -> tuple[Any, Closable]:
@@ -23,4 +25,4 @@ def _make() -> tuple[Any, Closable]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

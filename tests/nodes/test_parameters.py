@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters' declarations, and that the file in config/ says the same."""
+"""The parameters: one table declares, describes and checks them, and writes the documentation and the file in config/."""
 
 from __future__ import annotations
 
-import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from longscape_ros.contract import ActionDimension, ActionSource, TopicMapping
+from longscape_ros.errors import InputError
+from longscape_ros.nodes.model import with_topics
+from longscape_ros.nodes.parameter_texts import DOCUMENT, with_table, write
+from longscape_ros.nodes.parameter_texts import FILE as PARAMETER_FILE
 from longscape_ros.nodes.parameters import Change, PredictorParameters, changed, refusal, same_model, specs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,16 +39,21 @@ def test_the_parameter_file_has_every_parameter_with_its_default():
     assert flat(document["/**"]["ros__parameters"]) == {spec.name: spec.default for spec in specs()}
 
 
-def test_the_parameter_file_says_what_each_parameter_means_its_range_and_when_it_may_change():
-    comments = re.sub(r"\s*\n\s*#", "", FILE.read_text(encoding="utf-8"))
-    for spec in specs():
-        limits = f" From {spec.low:g} to {spec.high:g}." if spec.low is not None else ""
-        assert f"{spec.text}{limits} ({spec.change.value})" in comments, spec.name
+def test_the_documents_table_and_the_parameter_file_are_those_of_the_declarations(tmp_path):
+    """To write them anew: python -m longscape_ros.nodes.parameter_texts."""
+    for name in (DOCUMENT, PARAMETER_FILE):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    assert write(tmp_path) == []
+    text = (tmp_path / DOCUMENT).read_text(encoding="utf-8")
+    (tmp_path / DOCUMENT).write_text(text.replace("| `horizon` | int |", "| `horizon` | double |"), encoding="utf-8")
+    assert write(tmp_path) == [tmp_path / DOCUMENT]
+    assert (tmp_path / DOCUMENT).read_text(encoding="utf-8") == text
 
 
-def test_the_documentation_names_every_parameter():
-    text = (ROOT / "docs" / "ros.md").read_text(encoding="utf-8")
-    assert [spec.name for spec in specs() if f"`{spec.name}`" not in text] == []
+def test_a_document_without_a_place_for_the_table_is_refused():
+    with pytest.raises(InputError, match="without a table of parameters"):
+        with_table("# Parameters", specs())
 
 
 @pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
@@ -81,3 +91,86 @@ def test_parameters_of_the_client_library_are_none_of_ours():
 def test_changed_values_take_their_place():
     values = changed(PredictorParameters(), [parameter("prediction_rate", 3.0), parameter("model.bundle", "b")])
     assert (values.prediction_rate, values.bundle, values.horizon) == (3.0, "b", 0)
+
+
+# ---- the node declares and checks what the table says ----
+
+
+def test_the_node_declares_every_parameter_as_the_table_says(graph, bundle):
+    node = graph.predictor(bundle, autostart=False)
+    for spec in specs():
+        found = node.describe_parameter(spec.name)
+        assert found.description == spec.text
+        assert found.read_only == (spec.change is Change.FIXED)
+        ranges = [(r.from_value, r.to_value) for r in (*found.integer_range, *found.floating_point_range)]
+        assert ranges == ([] if spec.low is None else [(spec.low, spec.high)]), spec.name
+        assert len(found.integer_range) == (isinstance(spec.default, int) and spec.low is not None)
+
+
+def test_the_node_refuses_what_the_table_does_not_allow(graph, bundle):
+    from rclpy.parameter import Parameter
+
+    node = graph.predictor(bundle, autostart=False)
+    for spec in specs():
+        wrong: list[Any] = [["a list"]]
+        if spec.low is not None and spec.high is not None:
+            kind = type(spec.default)
+            wrong += [kind(spec.low - 1), kind(spec.high + 1)]
+        if spec.choices:
+            wrong.append("none of these")
+        if spec.change is Change.FIXED:
+            wrong.append(spec.default)
+        before = node.get_parameter(spec.name).value
+        for value in wrong:
+            (result,) = node.set_parameters([Parameter(spec.name, value=value)])
+            assert not result.successful, (spec.name, value)
+            assert result.reason
+        assert node.get_parameter(spec.name).value == before
+
+
+def test_every_live_parameter_changes_while_the_node_is_active_and_no_other(graph, bundle, state):
+    from rclpy.parameter import Parameter
+
+    node = graph.predictor(bundle)
+    graph.robot().until(lambda: state(node) == "active")
+    other = {"prediction_format": "png"}
+    for spec in specs():
+        value = other.get(spec.name, spec.default if isinstance(spec.default, str) else type(spec.default)(1))
+        (result,) = node.set_parameters([Parameter(spec.name, value=value)])
+        assert result.successful == (spec.change is Change.LIVE), spec.name
+        if result.successful:
+            assert node.get_parameter(spec.name).value == value
+
+
+# ---- topics of the commanded action ----
+
+
+def two_sources() -> TopicMapping:
+    dimensions = (ActionDimension("joint", kind="position"), ActionDimension("gripper", kind="state"))
+    sources = (
+        ActionSource("/arm/commands", "trajectory_msgs/msg/JointTrajectory", {"joint": "joint"}),
+        ActionSource("/gripper/commands", "std_msgs/msg/Float64", {"gripper": "data"}),
+    )
+    return TopicMapping("/camera", sources, dimensions, fps=10.0)
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [
+        ("", ["/arm/commands", "/gripper/commands"]),
+        ("/a", ["/a", "/gripper/commands"]),
+        (", /g", ["/arm/commands", "/g"]),
+        ("a,~/g", ["a", "~/g"]),
+    ],
+)
+def test_topics_of_the_action_replace_the_mappings_in_its_order(topics, expected):
+    found = with_topics(two_sources(), topics)
+    assert [source.topic for source in found.action_sources] == expected
+    assert [source.fields for source in found.action_sources] == [source.fields for source in two_sources().action_sources]
+
+
+def test_more_topics_than_the_mapping_has_are_refused_with_those_it_has():
+    with pytest.raises(
+        InputError, match=r"Got 3 action topics \(a,b,c\), expected at most 2, in place of /arm/commands, /gripper/commands"
+    ):
+        with_topics(two_sources(), "a,b,c")

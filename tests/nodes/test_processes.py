@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.robot import WAIT_S, another_robot, isolated_environment
+from support.waiting import until
 
 from longscape_ros.bags.mapping import save_mapping
 
@@ -37,6 +38,56 @@ def test_the_predictor_ends_cleanly_while_it_predicts(graph, bundle, domain, tmp
         process.wait()
     assert "Traceback" not in log.read_text()
     robot.until(lambda: "predictor" not in robot.node.get_node_names())
+
+
+STUCK = """
+import time
+from longscape_ros.embedded import ensure_rclpy
+ensure_rclpy()
+from longscape_ros.nodes import predictor
+from longscape_ros.runtime.predictor import Predictor
+def stuck(self, *args, **kwargs):
+    print("predicting", flush=True)
+    time.sleep(600)
+warm = Predictor.predict
+Predictor.predict = lambda self, *args, **more: (stuck if "should_stop" in more else warm)(self, *args, **more)
+predictor.main()
+"""
+"""A predictor whose model takes ten minutes over an image."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_predictor_ends_though_its_model_is_in_the_middle_of_an_inference(graph, bundle, domain, tmp_path, number):
+    robot = graph.robot()
+    log = tmp_path / "log"
+    words = ["--ros-args", "-p", f"model.bundle:={bundle.path}", "-r", "~/input/image:=/camera/image_raw"]
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", STUCK, *words], env=isolated_environment(domain), stdout=file, stderr=file)
+    try:
+        robot.connect()
+        robot.live(400, done=lambda: b"predicting" in log.read_bytes())
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_predictor_ends_cleanly_while_it_loads_a_model(domain, tmp_path, number):
+    """The model that ships, for it takes a while; ONNX Runtime would abort a process that ends meanwhile."""
+    log = tmp_path / "log"
+    process = start("predictor", domain, log, "-p", "mapping:=simulated_arm")
+    try:
+        assert until(lambda: b"Warming up" in log.read_bytes())
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    assert "terminate" not in log.read_text()
 
 
 def test_a_predictor_that_cannot_serve_the_robot_ends_with_one_line_that_says_why(bundle, domain, tmp_path):

@@ -16,7 +16,7 @@ def skip_unless_installed(*names: str, extra: str) -> None:
     """Skips without these packages, which come with an extra."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        pytest.skip(f"no {' and no '.join(missing)}; install them with: pip install 'longscape_ros[{extra}]'")
+        pytest.skip(f"no {' and no '.join(missing)}; install them with: pip install 'longscape_ros[{extra}]'", allow_module_level=True)
 
 
 def skip_unless_rendered() -> None:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pixels of sensor_msgs/Image as RGB, whatever their encoding.
+
+ROS's own cv_bridge converts where it is installed and works, rosbags-image elsewhere. cv_bridge that was built for NumPy 1 ends the
+process that uses it beside NumPy 2, or does not import; so another process tries it once, when the first image needs converting.
+Shapes: H, W image.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from longscape_ros.errors import InputError
+
+Image = NDArray[np.uint8]
+
+ENCODINGS: dict[str, tuple[str, int]] = {
+    **dict.fromkeys(("rgb8", "bgr8"), ("uint8", 3)),
+    **dict.fromkeys(("rgba8", "bgra8"), ("uint8", 4)),
+    **dict.fromkeys(("mono8", "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"), ("uint8", 1)),
+    **dict.fromkeys(("yuv422", "uyvy", "yuv422_yuy2", "yuyv"), ("uint8", 2)),
+    **dict.fromkeys(("rgb16", "bgr16"), ("uint16", 3)),
+    **dict.fromkeys(("rgba16", "bgra16"), ("uint16", 4)),
+    **dict.fromkeys(("mono16", "bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16"), ("uint16", 1)),
+}
+"""ROS's name of an encoding (sensor_msgs/image_encodings.hpp) -> type and number of a pixel's values. What only counts channels, such as
+8UC3 or 32FC1, does not say what they show, and planar ones (nv21, nv24) have rows of another size; neither is among them."""
+
+PROBE_S = 30
+"""Seconds that cv_bridge has to convert four pixels."""
+
+PROBE = """
+import numpy as np
+from types import SimpleNamespace
+from cv_bridge import CvBridge
+pixels = np.arange(12, dtype=np.uint8)
+image = SimpleNamespace(height=2, width=2, encoding="bgr8", is_bigendian=0, step=6, data=pixels.tobytes())
+found = CvBridge().imgmsg_to_cv2(image, "rgb8")
+raise SystemExit(not np.array_equal(found, pixels.reshape(2, 2, 3)[..., ::-1]))
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def rgb_of(message: Any) -> Image:
+    """sensor_msgs/Image of one of :data:`ENCODINGS` -> uint8 [H, W, 3]; rows may be padded. 16-bit values lose their lower byte.
+
+    Raises:
+        InputError: The encoding is none of these, or the numbers in the message do not fit together.
+    """
+    height, width, step, encoding = int(message.height), int(message.width), int(message.step), str(message.encoding)
+    if encoding not in ENCODINGS:
+        raise InputError(
+            f"Got an image of encoding {encoding!r}, expected one of {', '.join(ENCODINGS)}; it is ignored. "
+            "Have the driver send one of these, or convert it with image_proc."
+        )
+    kind, channels = ENCODINGS[encoding]
+    row = width * channels * np.dtype(kind).itemsize
+    data = np.frombuffer(message.data, np.uint8)
+    if min(height, width) < 1 or step < row or len(data) < step * height:
+        raise InputError(
+            f"Got an image of {width} x {height} {encoding} with {step} bytes per row and {len(data)} in all, "
+            f"expected at least {row} per row and {max(step, row) * height} in all; it is ignored."
+        )
+    packed = np.ascontiguousarray(data[: step * height].reshape(height, step)[:, :row])
+    if encoding == "rgb8":
+        return packed.reshape(height, width, 3)
+    plain = SimpleNamespace(
+        height=height, width=width, encoding=encoding, is_bigendian=bool(message.is_bigendian), step=row, data=packed.data
+    )
+    try:
+        found = np.asarray(converter()(plain), np.uint8)
+    except Exception as error:  # either library's own, or OpenCV's
+        raise InputError(f"Got an image of {width} x {height} {encoding} that cannot become rgb8 ({error}); it is ignored.") from error
+    if found.shape != (height, width, 3):
+        raise InputError(f"Got {found.shape} from an image of {width} x {height} {encoding}, expected {(height, width, 3)}; it is ignored.")
+    return found
+
+
+@functools.cache
+def converter() -> Callable[[Any], Any]:
+    """What makes rgb8 of a packed image: cv_bridge, or rosbags-image and the log says why. Chosen once."""
+    why = "it is not installed"
+    if importlib.util.find_spec("cv_bridge") is not None:
+        why = _refusal_of_cv_bridge()
+        if not why:
+            from cv_bridge import CvBridge
+
+            _log.info("Images are converted by cv_bridge.")
+            return functools.partial(CvBridge().imgmsg_to_cv2, desired_encoding="rgb8")
+    try:
+        from rosbags.image.image import image_to_cvimage  # slow to import
+    except ImportError as error:
+        raise InputError(
+            f"Found neither rosbags-image ({error}) nor a cv_bridge that works ({why}), expected one of them to convert images; "
+            "pip install rosbags-image."
+        ) from error
+    _log.info("Images are converted by rosbags-image; not by cv_bridge: %s.", why)
+    return lambda plain: image_to_cvimage(plain, "rgb8")
+
+
+def _refusal_of_cv_bridge() -> str:
+    """Why cv_bridge does not work here; empty: it does."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it could not be tried ({error})"
+    if not done.returncode:
+        return ""
+    said = done.stderr.strip().splitlines()
+    return f"it does not work beside NumPy {np.__version__} ({said[-1] if said else f'exit status {done.returncode}'})"
+
+
+def decoded(data: Image, format_name: str) -> Image:
+    """The bytes of a sensor_msgs/CompressedImage -> uint8 [H, W, 3]; PNG, JPEG or whatever else OpenCV reads, grey images too.
+
+    Raises:
+        InputError: OpenCV cannot read it.
+    """
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error as error:
+        raise InputError(f"Got a compressed image that cannot be decoded ({error.err}), expected PNG or JPEG; it is ignored.") from error
+    if bgr is None:
+        raise InputError(f"Got a compressed image of {len(data)} bytes, format {format_name!r}, expected PNG or JPEG; it is ignored.")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
