@@ -13,10 +13,11 @@ from longscape_ros.commands.terminal import Figures, Terminal
 
 def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
-    parser.add_argument("--train", type=Path, required=True, metavar="DIR", help="recordings to pick thresholds by")
-    parser.add_argument("--heldout", type=Path, required=True, nargs="+", metavar="DIR", help="recordings to report on, disturbed or not")
-    parser.add_argument("--episodes", type=int, metavar="N", help="most training recordings, spread evenly (default: all)")
-    parser.add_argument("--every", type=int, default=2, metavar="N", help="images from one prediction to the next (default: 2)")
+    parser.add_argument("--train", type=Path, required=True, metavar="DIR", help="undisturbed recordings to pick thresholds by")
+    parser.add_argument("--heldout", type=Path, required=True, metavar="DIR", help="undisturbed recordings to count false alarms in")
+    parser.add_argument("--disturbed", type=Path, required=True, metavar="DIR", help="recordings of which each is disturbed once")
+    parser.add_argument("--episodes", type=int, metavar="N", help="most undisturbed recordings of each, spread evenly (default: all)")
+    parser.add_argument("--every", type=int, default=3, metavar="N", help="images from one prediction to the next (default: 3)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="most of an undisturbed recording to watch (default: 10)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the figures as Markdown")
     add_bundle(parser)
@@ -30,15 +31,13 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.bags.reader import find_bags
     from longscape_ros.evaluation.surprise import judge
     from longscape_ros.evaluation.surprise_table import table
+    from longscape_ros.evaluation.windows import spread
     from longscape_ros.runtime.backends import create_backend
     from longscape_ros.runtime.predictor import Predictor
 
     bundle = bundle_of(options)
-    train = find_bags(options.train)
-    if options.episodes is not None:
-        step = max(1.0, len(train) / max(1, options.episodes))
-        train = [train[int(i * step)] for i in range(min(len(train), max(1, options.episodes)))]
-    heldout = [bag for folder in options.heldout for bag in find_bags(folder)]
+    train, calm = (spread(find_bags(folder), options.episodes) for folder in (options.train, options.heldout))
+    heldout = [*calm, *find_bags(options.disturbed)]
     predictor = Predictor(bundle, create_backend(bundle, options.backend, precision=options.precision))
     try:
         with terminal.progress("surprise") as progress:
@@ -63,7 +62,7 @@ COMMAND = Command(
     summary="measure how many disturbances are noticed, and how often there is a false alarm",
     details="Picks thresholds for rates of false alarms on training recordings, and reports on held-out ones. What disturbs a recording "
     "is told by its topic /disturbance, as longscape generate --disturb writes it; recordings without it are undisturbed.",
-    example="longscape surprise --train data/train --heldout data/heldout data/disturbed --table surprise.md --json surprise.json",
+    example="longscape surprise --train data/train --heldout data/heldout --disturbed data/disturbed --table surprise.md",
     add_options=add_options,
     run=run,
 )

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from longscape_ros.bags.reader import raw_messages, topics
 from longscape_ros.bags.writer import bag_store
 from longscape_ros.bundle import Bundle
-from longscape_ros.contract import NANOSECONDS, Prediction, TopicMapping
+from longscape_ros.contract import NANOSECONDS, Confidence, Prediction, TopicMapping
 from longscape_ros.errors import BagError, InputError
 from longscape_ros.evaluation.statistics import interval, ratio
 from longscape_ros.evaluation.windows import Window, read_episodes, task_of
 from longscape_ros.runtime.predictor import Predictor
-from longscape_ros.runtime.surprise import LEAST_STEPS, MOST_STEPS, Expectation, Expectations, patch_errors
+from longscape_ros.runtime.surprise import LEAST_STEPS, MOST_STEPS, Expectations, patch_squares, relative_errors
 from longscape_ros.timeline import GridEpisode
 
 DISTURBANCE_TOPIC = "/disturbance"
@@ -42,17 +42,18 @@ NOTICED_WITHIN_S = 0.5
 APART_S = 1.0
 """Surprises that are less apart are one alarm."""
 
-RATES = (0.5, 2.0, 6.0)
+RATES = (1.0, 4.0, 10.0)
 """False alarms per minute that thresholds are picked for."""
 
-AGES = (1, 2, 4, 8, 12)
+AGES = (2, 4, 8)
 """Least steps between a prediction and the images that it is compared with, to choose among."""
 
 SEEN_SHARE = 0.002
 """A disturbance can be seen if it changes this share of the pixels within the time: 8 of 64 x 64."""
 
-WHOLE, CAMERA = "whole image", "camera's image"
-"""Other measures, to be compared with: of all pixels at once; of the camera's image instead of as the autoencoder shows it."""
+PATCH, WHOLE, CAMERA, CONFIDENT = "error of the worst patch", "error of the whole image", "camera's own image", "patch over confidence"
+"""Other measures, to be compared with: errors that are not divided by what is expected; the camera's image instead of as the autoencoder
+shows it; the worst patch's error, divided by that which the model's confidence in the frame stands for."""
 
 Numbers = NDArray[np.float64]
 
@@ -112,7 +113,7 @@ class Watched:
 
 def measure_name(age: int) -> str:
     """The measure of the node, with predictions at least so many steps old."""
-    return f"patch, {age} steps"
+    return f"at least {age} steps ahead"
 
 
 USED = measure_name(LEAST_STEPS)
@@ -160,9 +161,11 @@ def watch(predictor: Predictor, episode: GridEpisode, truth: Truth | None, every
         snapshot = window.snapshot(manifest.context, manifest.segmentation.lengths[-1])
         image = predictor.predict(snapshot, horizon=MOST_STEPS, show_anchor=True)
         stamps.append(image.anchor_ns)
-        rows.append(_errors(expectations, image, window.now))
+        rows.append(_errors(expectations, image, window.now, manifest.confidence))
         expectations.add(image, snapshot.motion[manifest.context - 1 :])
-    errors = {name: np.array([row.get(name, np.nan) for row in rows]) for name in (*map(measure_name, AGES), WHOLE, CAMERA)}
+    errors = {
+        name: np.array([row.get(name, np.nan) for row in rows]) for name in (*map(measure_name, AGES), CAMERA, PATCH, WHOLE, CONFIDENT)
+    }
     compared = int(np.isfinite(errors[USED]).sum())
     return Watched(episode.name, truth, np.array(stamps, np.int64), errors, compared * every / manifest.fps)
 
@@ -178,24 +181,24 @@ def _span(episode: GridEpisode, truth: Truth | None, context: int, fps: float, s
     return max(context - 1, begin - MOST_STEPS), min(begin + round(NOTICED_WITHIN_S * fps), rows - 2)
 
 
-def _errors(expectations: Expectations, image: Prediction, camera: NDArray[np.uint8]) -> dict[str, float]:
+def _errors(expectations: Expectations, image: Prediction, camera: NDArray[np.uint8], confidence: Confidence | None) -> dict[str, float]:
     assert image.shown is not None, "it was asked for"
     errors = {}
     for age in AGES:
         expectation = expectations.find(image.anchor_ns, least_steps=age)
         if expectation is not None:
-            errors[measure_name(age)] = float(patch_errors(image.shown, _expected(expectation)).max())
+            errors[measure_name(age)] = float(relative_errors(expectation, image.shown).max())
     expectation = expectations.find(image.anchor_ns)
     if expectation is not None:
-        difference = (image.shown.astype(np.float64) - _expected(expectation)) / 255
+        difference = (image.shown.astype(np.float64) - expectation.frame) / 255
+        patch = math.sqrt(patch_squares(image.shown, expectation.frame).max())
+        errors |= {CAMERA: float(relative_errors(expectation, camera).max()), PATCH: patch}
         errors[WHOLE] = float(np.sqrt(np.square(difference).mean()))
-        errors[CAMERA] = float(patch_errors(camera, _expected(expectation)).max())
+        estimate = float(expectation.prediction.confidence[expectation.step - 1])
+        if confidence is not None and 0 < estimate < 1:
+            log_error = (math.log(estimate / (1 - estimate)) - confidence.offset) / confidence.slope
+            errors[CONFIDENT] = patch / math.exp(log_error / 2)
     return errors
-
-
-def _expected(expectation: Expectation) -> NDArray[np.uint8]:
-    frame: NDArray[np.uint8] = expectation.prediction.frames[expectation.step - 1]
-    return frame
 
 
 def watch_bags(
@@ -291,6 +294,8 @@ def figures(train: Sequence[Watched], heldout: Sequence[Watched]) -> dict[str, f
         "disturbed.not_seen": float(unseen),
     }
     for measure in train[0].errors:
+        if not any(np.isfinite(episode.errors[measure]).any() for episode in train):  # a model without confidence
+            continue
         for rate in RATES:
             at = f"{measure}.{rate:g}"
             threshold = pick_threshold(train, measure, rate)
@@ -311,7 +316,7 @@ def judge(
     train: Sequence[Path],
     heldout: Sequence[Path],
     mapping: TopicMapping | None = None,
-    every: int = 2,
+    every: int = 3,
     seconds: float = 10.0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, float]:

@@ -163,9 +163,9 @@ class PredictorParameters:
     )  # fmt: skip
     surprise_threshold: float = _parameter(
         "surprise.threshold", DEFAULT_THRESHOLD,
-        "An image that differs by more from what was predicted for its moment is a surprise: root mean square difference of the worst "
-        "patch, black to white counting as 1. 0: nothing is compared.",
-        low=0.0, high=1.0, change=Change.LIVE,
+        "An image is a surprise if its worst patch is more than so many times as far from what was predicted for its moment as is to be "
+        "expected there. 0: nothing is compared.",
+        low=0.0, high=1000.0, change=Change.LIVE,
     )  # fmt: skip
     image_step: int = _parameter(
         "image_step", 0, "Future frame that ~/prediction/image shows, from 1 on; 0: the last.", low=0, high=1024, change=Change.LIVE

@@ -3,7 +3,11 @@
 
 The autoencoder blurs, and what is predicted comes out of its decoder. So an image is compared as the same autoencoder shows it: the
 blur is in both and no surprise, while what has moved or is missing differs. A bumped object is a few pixels, which a mean over the
-image would drown; so squares of differences are averaged over small patches, and the largest patch counts.
+image would drown; so squares of differences are averaged over small patches, and the worst patch counts.
+
+A patch with an edge that moves is always a little wrong, one that stands still hardly. So a patch's error is divided by what is to be
+expected there: a part of how much the prediction itself moves from frame to frame, a part of how much predictions of the moment that
+were made at different times disagree, and a floor. The surprise is how many times the expected error the worst patch has.
 
 A prediction says something of an image only if the robot was commanded until then what the prediction assumed.
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -39,8 +44,20 @@ TOLERANCE = 0.05
 PATCH = 5 / 64
 """Height and width of a patch, as a share of the image's height."""
 
-DEFAULT_THRESHOLD = 0.1
-"""Beyond which an error is a surprise, unless something else is asked for; picked on training episodes."""
+NEAR = 5 / 64
+"""What is expected of a patch is what is expected of any patch so near, likewise."""
+
+FLOOR = 0.0125
+"""Error that is always expected, black to white counting as 1."""
+
+MOTION_SHARE, DISAGREEMENT_SHARE = 0.2, 0.2
+"""How much of the squares of motion and disagreement is expected as the square of the error: fitted to undisturbed training episodes."""
+
+MOST_OTHERS = 3
+"""Older predictions of the same moment that are looked at for disagreement."""
+
+DEFAULT_THRESHOLD = 9.0
+"""Times the expected error beyond which an image is a surprise, unless something else is asked for; picked on training episodes."""
 
 MOST_PREDICTIONS = 64
 """Predictions remembered."""
@@ -62,11 +79,28 @@ class Expectation:
         prediction: The prediction.
         step: Which of its steps the image shows, from 1 on.
         motion: float64 [1 + N, A], the motion that the prediction assumed, from its anchor on.
+        others: uint8 [H, W, 3] each, what older predictions have for the moment.
     """
 
     prediction: Prediction
     step: int
     motion: NDArray[np.float64]
+    others: tuple[NDArray[np.uint8], ...] = ()
+
+    @property
+    def frame(self) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3], what was predicted of the image."""
+        return np.asarray(self.prediction.frames[self.step - 1])
+
+    def expected_errors(self) -> NDArray[np.float32]:
+        """float32 [H, W], how far off the patch around each pixel may be expected to be, black to white counting as 1."""
+        frames = self.prediction.frames
+        beside = [frames[i] for i in (self.step - 2, self.step) if 0 <= i < len(frames)]
+        motion = _largest([patch_squares(self.frame, other) for other in beside], self.frame)
+        disagreement = _largest([patch_squares(self.frame, other) for other in self.others], self.frame)
+        near = np.ones((_pixels(NEAR, self.frame),) * 2, np.uint8)
+        squares = MOTION_SHARE * cv2.dilate(motion, near) + DISAGREEMENT_SHARE * cv2.dilate(disagreement, near)
+        return np.asarray(np.sqrt(FLOOR**2 + squares), np.float32)
 
     def holds(self, executed: NDArray[np.float64], space: ActionSpace) -> bool:
         """Whether the robot was commanded what was assumed, up to the image.
@@ -91,10 +125,10 @@ class Comparison:
         model_id: What predicted.
         state: See there.
         threshold: Beyond which an error is a surprise.
-        error: The largest of ``errors``; NaN: the two are not comparable.
+        error: The largest of ``errors``, how many times the expected one; NaN: the two are not comparable.
         shown: uint8 [H, W, 3], the image as the autoencoder shows it.
-        errors: float32 [H, W], root mean square difference of the patch around each pixel, black to white counting as 1; None: the two
-            are not comparable.
+        errors: float32 [H, W], error of the patch around each pixel, in units of what is expected there; None: the two are not
+            comparable.
     """
 
     stamp_ns: int
@@ -137,12 +171,16 @@ class Expectations:
         """The newest prediction of the moment that was made ``least_steps`` before, or more; None: there is none."""
         with self._lock:
             predictions = list(self._predictions)
+        fitting = []
         for prediction, motion in reversed(predictions):
             steps = (stamp_ns - prediction.anchor_ns) * prediction.fps / NANOSECONDS
             step = round(steps)
             if least_steps <= step <= min(MOST_STEPS, len(prediction.frames)) and abs(steps - step) <= OFF_GRID:
-                return Expectation(prediction, step, motion)
-        return None
+                fitting.append((prediction, step, motion))
+        if not fitting:
+            return None
+        others = tuple(prediction.frames[step - 1] for prediction, step, _ in fitting[1 : MOST_OTHERS + 1])
+        return Expectation(*fitting[0], others)
 
 
 def compare(expectation: Expectation, image: Prediction, holds: bool, threshold: float) -> Comparison:
@@ -155,7 +193,7 @@ def compare(expectation: Expectation, image: Prediction, holds: bool, threshold:
         threshold: Beyond which an error is a surprise.
     """
     assert image.shown is not None, "it was asked for"
-    errors = patch_errors(image.shown, expectation.prediction.frames[expectation.step - 1]) if holds else None
+    errors = relative_errors(expectation, image.shown) if holds else None
     error = math.nan if errors is None else float(errors.max())
     state = State.NOT_COMPARABLE if errors is None else State.SURPRISED if error > threshold else State.EXPECTED
     return Comparison(
@@ -171,8 +209,28 @@ def compare(expectation: Expectation, image: Prediction, holds: bool, threshold:
     )
 
 
-def patch_errors(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """float32 [H, W], root mean square difference of two images uint8 [H, W, 3] in the patch around each pixel, from 0 to 1."""
+def relative_errors(expectation: Expectation, shown: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 [H, W], how many times as far off as expected the patch around each pixel is.
+
+    Args:
+        expectation: What was predicted.
+        shown: uint8 [H, W, 3], what came, as the autoencoder shows it.
+    """
+    return np.asarray(np.sqrt(patch_squares(shown, expectation.frame)) / expectation.expected_errors(), np.float32)
+
+
+def patch_squares(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 [H, W], mean square difference of two images uint8 [H, W, 3] in the patch around each pixel, from 0 to 1."""
     squares = np.square((one.astype(np.float32) - other) / 255).mean(axis=2)
-    size = max(1, round(PATCH * len(one)))
-    return np.sqrt(np.maximum(cv2.blur(squares, (size, size)), 0)).astype(np.float32)
+    size = _pixels(PATCH, one)
+    return np.asarray(np.maximum(cv2.blur(squares, (size, size)), 0), np.float32)
+
+
+def _largest(maps: Sequence[NDArray[np.float32]], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 [H, W], the largest of some maps; zero where there are none."""
+    return np.max(maps, axis=0) if maps else np.zeros(image.shape[:2], np.float32)
+
+
+def _pixels(share: float, image: NDArray[np.uint8]) -> int:
+    """Height and width in pixels, odd, of a share of an image's height."""
+    return max(1, 2 * round((share * len(image) - 1) / 2) + 1)
