@@ -15,9 +15,11 @@ def add_options(parser: ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("--train", type=Path, required=True, metavar="DIR", help="undisturbed recordings to pick thresholds by")
     parser.add_argument("--heldout", type=Path, required=True, metavar="DIR", help="undisturbed recordings to count false alarms in")
-    parser.add_argument("--disturbed", type=Path, required=True, metavar="DIR", help="recordings of which each is disturbed once")
+    parser.add_argument(
+        "--disturbed", type=Path, required=True, metavar="DIR", help="recordings that are disturbed once; others count as undisturbed"
+    )
     parser.add_argument("--episodes", type=int, metavar="N", help="most undisturbed recordings of each, spread evenly (default: all)")
-    parser.add_argument("--every", type=int, default=3, metavar="N", help="images from one prediction to the next (default: 3)")
+    parser.add_argument("--every", type=int, default=2, metavar="N", help="images from one prediction to the next (default: 2)")
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="most of an undisturbed recording to watch (default: 10)")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the figures as Markdown")
     add_bundle(parser)

@@ -51,9 +51,14 @@ AGES = (2, 4, 8)
 SEEN_SHARE = 0.002
 """A disturbance can be seen if it changes this share of the pixels within the time: 8 of 64 x 64."""
 
+SINGLE = "a single image"
 PATCH, WHOLE, CAMERA, CONFIDENT = "error of the worst patch", "error of the whole image", "camera's own image", "patch over confidence"
-"""Other measures, to be compared with: errors that are not divided by what is expected; the camera's image instead of as the autoencoder
-shows it; the worst patch's error, divided by that which the model's confidence in the frame stands for."""
+"""Other measures, to be compared with: a surprise need not be confirmed by a second image; errors that are not divided by what is
+expected; the camera's image instead of as the autoencoder shows it; the worst patch's error, divided by that which the model's confidence
+in the frame stands for."""
+
+LEAST_LOG_ERROR = -12.0
+"""Natural logarithm of a mean square error, 52 dB: less than that no model is to be believed."""
 
 Numbers = NDArray[np.float64]
 
@@ -163,18 +168,23 @@ def watch(predictor: Predictor, episode: GridEpisode, truth: Truth | None, every
         stamps.append(image.anchor_ns)
         rows.append(_errors(expectations, image, window.now, manifest.confidence))
         expectations.add(image, snapshot.motion[manifest.context - 1 :])
-    errors = {
-        name: np.array([row.get(name, np.nan) for row in rows]) for name in (*map(measure_name, AGES), CAMERA, PATCH, WHOLE, CONFIDENT)
-    }
+    names = (*map(measure_name, AGES), CAMERA, PATCH, WHOLE, CONFIDENT)
+    single = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    errors = {name: _confirmed(values) for name, values in single.items()} | {SINGLE: single[USED]}
     compared = int(np.isfinite(errors[USED]).sum())
     return Watched(episode.name, truth, np.array(stamps, np.int64), errors, compared * every / manifest.fps)
+
+
+def _confirmed(errors: Numbers) -> Numbers:
+    """float64 [N], of each error and the one before the smaller, as :func:`longscape_ros.runtime.surprise.compare` asks for."""
+    return np.minimum(errors, np.concatenate([[np.nan], errors[:-1]]))
 
 
 def _span(episode: GridEpisode, truth: Truth | None, context: int, fps: float, seconds: float) -> tuple[int, int]:
     """First and last row to predict from."""
     rows = len(episode.frames)
     if truth is None:
-        watched = int(min(rows - context, seconds * fps + MOST_STEPS))
+        watched = int(min(rows - context, seconds * fps + LEAST_STEPS))
         first = context - 1 + (rows - context + 1 - watched) // 2
         return first, min(first + watched, rows - 2)
     begin = round((truth.begin_ns - int(episode.stamps_ns[0])) * fps / NANOSECONDS)
@@ -197,7 +207,7 @@ def _errors(expectations: Expectations, image: Prediction, camera: NDArray[np.ui
         estimate = float(expectation.prediction.confidence[expectation.step - 1])
         if confidence is not None and 0 < estimate < 1:
             log_error = (math.log(estimate / (1 - estimate)) - confidence.offset) / confidence.slope
-            errors[CONFIDENT] = patch / math.exp(log_error / 2)
+            errors[CONFIDENT] = patch / math.exp(max(log_error, LEAST_LOG_ERROR) / 2)
     return errors
 
 
@@ -280,7 +290,7 @@ def by_disturbance(episodes: Sequence[Watched]) -> dict[str, list[Watched]]:
 
 
 def figures(train: Sequence[Watched], heldout: Sequence[Watched]) -> dict[str, float]:
-    """Flat figures: ``<measure>.<rate>.threshold``, ``.false_alarms_per_min`` (and ``ci.`` of it), ``.noticed.<disturbance>`` ..."""
+    """Flat figures; see docs/commands.md. One that nothing gives is absent."""
     calm = [episode for episode in heldout if episode.truth is None]
     groups = by_disturbance(heldout)
     unseen = sum(episode.truth is not None and episode.truth.seen is False for episode in heldout)
@@ -307,7 +317,7 @@ def figures(train: Sequence[Watched], heldout: Sequence[Watched]) -> dict[str, f
                 place = f"{at}.noticed.{name}"
                 found |= {place: share.count / share.total if share.total else math.nan, f"{place}.of": float(share.total)}
                 found |= {f"ci.{place}.low": share.interval[0], f"ci.{place}.high": share.interval[1], f"{place}.delay_s": delay_s}
-    return found
+    return {name: figure for name, figure in found.items() if math.isfinite(figure)}
 
 
 def judge(
@@ -316,7 +326,7 @@ def judge(
     train: Sequence[Path],
     heldout: Sequence[Path],
     mapping: TopicMapping | None = None,
-    every: int = 3,
+    every: int = 2,
     seconds: float = 10.0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, float]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from longscape_ros.evaluation.surprise import NOTICED_WITHIN_S, RATES, USED
@@ -38,7 +37,7 @@ def table(figures: Mapping[str, float | str]) -> str:
     ]
     for measure in measures:
         cells = [
-            f"{_percent(number[f'{measure}.{rate:g}.noticed.all'])} | {number[f'{measure}.{rate:g}.false_alarms_per_min']:.1f}"
+            f"{_percent(number.get(f'{measure}.{rate:g}.noticed.all'))} | {number[f'{measure}.{rate:g}.false_alarms_per_min']:.1f}"
             for rate in RATES
         ]
         lines.append(f"| {measure}{' (used)' if measure == USED else ''} | " + " | ".join(cells) + " |")
@@ -51,16 +50,17 @@ def _names(number: Mapping[str, float]) -> list[str]:
 
 
 def _rate(number: Mapping[str, float], place: str) -> str:
-    low, high = number[f"ci.{place}.low"], number[f"ci.{place}.high"]
-    return f"{number[place]:.1f} ({low:.1f} to {high:.1f})"
+    low, high = number.get(f"ci.{place}.low"), number.get(f"ci.{place}.high")
+    return f"{number[place]:.1f}" + ("" if low is None or high is None else f" ({low:.1f} to {high:.1f})")
 
 
 def _share(number: Mapping[str, float], place: str) -> str:
-    low, high = number[f"ci.{place}.low"], number[f"ci.{place}.high"]
-    delay_s = number[f"{place}.delay_s"]
-    late = "" if math.isnan(delay_s) else f", {delay_s:.2f} s"
-    return f"{_percent(number[place])} ({_percent(low)} to {_percent(high)}){late}"
+    if place not in number:
+        return "-"
+    interval = f"{_percent(number[f'ci.{place}.low'])} to {_percent(number[f'ci.{place}.high'])}"
+    delay_s = number.get(f"{place}.delay_s")
+    return f"{_percent(number[place])} ({interval})" + ("" if delay_s is None else f", {delay_s:.2f} s")
 
 
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.0f} %"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

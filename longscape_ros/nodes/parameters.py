@@ -164,7 +164,7 @@ class PredictorParameters:
     surprise_threshold: float = _parameter(
         "surprise.threshold", DEFAULT_THRESHOLD,
         "An image is a surprise if its worst patch is more than so many times as far from what was predicted for its moment as is to be "
-        "expected there. 0: nothing is compared.",
+        "expected there, and so was that of the image before. 0: nothing is compared.",
         low=0.0, high=1000.0, change=Change.LIVE,
     )  # fmt: skip
     image_step: int = _parameter(

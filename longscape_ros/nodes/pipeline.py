@@ -347,7 +347,7 @@ class Pipeline:
             return
         threshold = self.limits.surprise_threshold
         if asked.expectation is not None and threshold > 0:
-            comparison = compare(asked.expectation, prediction, asked.holds, threshold)
+            comparison = compare(asked.expectation, prediction, asked.holds, threshold, before=self.newest_comparison)
             self._states[comparison.state] += 1
             self.newest_comparison = comparison
             if self._on_comparison is not None:

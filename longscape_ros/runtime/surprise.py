@@ -6,8 +6,9 @@ blur is in both and no surprise, while what has moved or is missing differs. A b
 image would drown; so squares of differences are averaged over small patches, and the worst patch counts.
 
 A patch with an edge that moves is always a little wrong, one that stands still hardly. So a patch's error is divided by what is to be
-expected there: a part of how much the prediction itself moves from frame to frame, a part of how much predictions of the moment that
-were made at different times disagree, and a floor. The surprise is how many times the expected error the worst patch has.
+expected there: how much the prediction itself moves from frame to frame, how much predictions of the moment that were made at different
+times disagree, and a floor. How many times the expected error the worst patch has, is what is compared with a threshold; it has to be
+beyond it in two images in a row, for contacts and the flips of a gripper are mistimed by an image easily.
 
 A prediction says something of an image only if the robot was commanded until then what the prediction assumed.
 
@@ -44,19 +45,16 @@ TOLERANCE = 0.05
 PATCH = 5 / 64
 """Height and width of a patch, as a share of the image's height."""
 
-NEAR = 5 / 64
+NEAR = 9 / 64
 """What is expected of a patch is what is expected of any patch so near, likewise."""
 
 FLOOR = 0.0125
 """Error that is always expected, black to white counting as 1."""
 
-MOTION_SHARE, DISAGREEMENT_SHARE = 0.2, 0.2
-"""How much of the squares of motion and disagreement is expected as the square of the error: fitted to undisturbed training episodes."""
-
 MOST_OTHERS = 3
 """Older predictions of the same moment that are looked at for disagreement."""
 
-DEFAULT_THRESHOLD = 9.0
+DEFAULT_THRESHOLD = 2.5
 """Times the expected error beyond which an image is a surprise, unless something else is asked for; picked on training episodes."""
 
 MOST_PREDICTIONS = 64
@@ -99,8 +97,7 @@ class Expectation:
         motion = _largest([patch_squares(self.frame, other) for other in beside], self.frame)
         disagreement = _largest([patch_squares(self.frame, other) for other in self.others], self.frame)
         near = np.ones((_pixels(NEAR, self.frame),) * 2, np.uint8)
-        squares = MOTION_SHARE * cv2.dilate(motion, near) + DISAGREEMENT_SHARE * cv2.dilate(disagreement, near)
-        return np.asarray(np.sqrt(FLOOR**2 + squares), np.float32)
+        return np.asarray(np.sqrt(FLOOR**2 + cv2.dilate(motion, near) + cv2.dilate(disagreement, near)), np.float32)
 
     def holds(self, executed: NDArray[np.float64], space: ActionSpace) -> bool:
         """Whether the robot was commanded what was assumed, up to the image.
@@ -124,7 +121,7 @@ class Comparison:
         anchor_ns: Anchor of the prediction.
         model_id: What predicted.
         state: See there.
-        threshold: Beyond which an error is a surprise.
+        threshold: Beyond which errors are a surprise.
         error: The largest of ``errors``, how many times the expected one; NaN: the two are not comparable.
         shown: uint8 [H, W, 3], the image as the autoencoder shows it.
         errors: float32 [H, W], error of the patch around each pixel, in units of what is expected there; None: the two are not
@@ -183,19 +180,21 @@ class Expectations:
         return Expectation(*fitting[0], others)
 
 
-def compare(expectation: Expectation, image: Prediction, holds: bool, threshold: float) -> Comparison:
+def compare(expectation: Expectation, image: Prediction, holds: bool, threshold: float, before: Comparison | None = None) -> Comparison:
     """An image beside what was predicted of it.
 
     Args:
         expectation: What was predicted.
         image: A prediction that has the image as its anchor, with :attr:`Prediction.shown`.
         holds: Whether the robot was commanded what was assumed.
-        threshold: Beyond which an error is a surprise.
+        threshold: Beyond which errors are a surprise.
+        before: Of the image that was compared before; None: there is none, and this one cannot be a surprise by itself.
     """
     assert image.shown is not None, "it was asked for"
     errors = relative_errors(expectation, image.shown) if holds else None
     error = math.nan if errors is None else float(errors.max())
-    state = State.NOT_COMPARABLE if errors is None else State.SURPRISED if error > threshold else State.EXPECTED
+    surprised = before is not None and min(before.error, error) > threshold
+    state = State.NOT_COMPARABLE if errors is None else State.SURPRISED if surprised else State.EXPECTED
     return Comparison(
         stamp_ns=image.anchor_ns,
         frame_id=image.frame_id,
