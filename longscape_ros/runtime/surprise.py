@@ -54,7 +54,7 @@ FLOOR = 0.0125
 MOST_OTHERS = 3
 """Older predictions of the same moment that are looked at for disagreement."""
 
-DEFAULT_THRESHOLD = 2.5
+DEFAULT_THRESHOLD = 2.2
 """Times the expected error beyond which an image is a surprise, unless something else is asked for; picked on training episodes."""
 
 MOST_PREDICTIONS = 64
