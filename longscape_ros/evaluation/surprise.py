@@ -177,7 +177,7 @@ def watch(predictor: Predictor, episode: GridEpisode, truth: Truth | None, every
 
 def _confirmed(errors: Numbers) -> Numbers:
     """float64 [N], of each error and the one before the smaller, as :func:`longscape_ros.runtime.surprise.compare` asks for."""
-    return np.minimum(errors, np.concatenate([[np.nan], errors[:-1]]))
+    return np.asarray(np.minimum(errors, np.concatenate([[np.nan], errors[:-1]])), np.float64)
 
 
 def _span(episode: GridEpisode, truth: Truth | None, context: int, fps: float, seconds: float) -> tuple[int, int]:

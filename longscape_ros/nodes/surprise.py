@@ -42,4 +42,4 @@ def error_image(comparison: Comparison) -> NDArray[np.uint8]:
     if comparison.errors is not None:
         share = np.clip(comparison.errors / comparison.threshold, 0, 1)[:, :, np.newaxis] ** 2
         image = image * (1 - share) + np.array([255, 0, 0], np.float32) * share
-    return image.round().astype(np.uint8)
+    return np.asarray(image.round(), np.uint8)

@@ -81,7 +81,7 @@ def parse_disturbance(text: str) -> tuple[DisturbanceKind, float]:
     if kind not in KINDS:
         raise InputError(f"Got the disturbance {text!r}, expected one of {', '.join(KINDS)}, perhaps with a size: move:0.03.")
     try:
-        found = Disturbance(kind, float(size) if size else SIZES[kind], 0)  # type: ignore[arg-type]  # it was just looked for
+        found = Disturbance(kind, float(size) if size else SIZES[kind], 0)
     except ValueError as error:
         raise InputError(f"Got the disturbance {text!r}, expected a number after the colon: move:0.03.") from error
     return found.kind, found.size

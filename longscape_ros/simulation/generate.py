@@ -303,7 +303,7 @@ def _intrinsics(arm: SimulatedArm) -> NDArray[np.float64]:
     """float64 [3, 3], of images of half the size."""
     intrinsics = arm.intrinsics() * np.array([[0.5], [0.5], [1.0]])
     intrinsics[:2, 2] -= 0.25  # pixel centres: (u + 0.5) / 2 - 0.5
-    return intrinsics
+    return np.asarray(intrinsics)
 
 
 def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
