@@ -81,9 +81,10 @@ def parse_disturbance(text: str) -> tuple[DisturbanceKind, float]:
     if kind not in KINDS:
         raise InputError(f"Got the disturbance {text!r}, expected one of {', '.join(KINDS)}, perhaps with a size: move:0.03.")
     try:
-        found = Disturbance(kind, float(size) if size else SIZES[kind], 0)
+        wanted = float(size) if size else SIZES[kind]
     except ValueError as error:
         raise InputError(f"Got the disturbance {text!r}, expected a number after the colon: move:0.03.") from error
+    found = Disturbance(kind, wanted, 0)
     return found.kind, found.size
 
 

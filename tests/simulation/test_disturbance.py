@@ -37,9 +37,19 @@ def test_a_disturbance_is_a_kind_and_perhaps_a_size(text, expected):
     assert parse_disturbance(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "push", "move:far", "move:0", "bump:99", "block:-1"])
-def test_what_is_no_disturbance_is_refused(text):
-    with pytest.raises(InputError, match="expected"):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "one of bump"),
+        ("push", "one of bump"),
+        ("move:far", "a number"),
+        ("move:0", "more than 0"),
+        ("bump:99", "more than 0 and at most 5"),
+        ("block:-1", "more than 0"),
+    ],
+)
+def test_what_is_no_disturbance_is_refused(text, expected):
+    with pytest.raises(InputError, match=f"expected {expected}"):
         parse_disturbance(text)
 
 
