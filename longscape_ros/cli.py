@@ -14,13 +14,29 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import fill
 
-from longscape_ros.commands import ablate, bench, compare, curve, demo, doctor, evaluate, export, generate, predict, probe, train, view
+from longscape_ros.commands import (
+    ablate,
+    bench,
+    compare,
+    curve,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    predict,
+    probe,
+    surprise,
+    train,
+    view,
+)
 from longscape_ros.commands.command import Command
 from longscape_ros.commands.terminal import Figures, Terminal, write_json
 from longscape_ros.errors import HostError, LongscapeError
 
 COMMANDS: tuple[Command, ...] = tuple(
-    module.COMMAND for module in (demo, generate, train, curve, export, probe, evaluate, compare, ablate, predict, view, bench, doctor)
+    module.COMMAND
+    for module in (demo, generate, train, curve, export, probe, evaluate, compare, surprise, ablate, predict, view, bench, doctor)
 )
 
 EXTRAS = {

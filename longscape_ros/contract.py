@@ -355,6 +355,7 @@ class Prediction:
             (of the chunks' frames). Beside graphs, where there was a CPU for it: ``cut``, ``features``, ``noise`` (what the inputs took).
             What did not happen is absent.
         frame_id: Optical frame of the anchor image.
+        shown: uint8 [H, W, 3], the anchor's image as the autoencoder shows it; None: it was not asked for.
     """
 
     anchor_ns: int
@@ -370,6 +371,7 @@ class Prediction:
     plan_stamp_ns: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
     frame_id: str = ""
+    shown: NDArray[np.uint8] | None = None
 
     def stamps_ns(self) -> NDArray[np.int64]:
         """int64 [N], the time each frame shows."""

@@ -217,6 +217,21 @@ class Timeline:
             frame_id=anchor.frame_id,
         )
 
+    def motion(self, anchor_ns: int, steps: int, known_by_ns: int | None = None) -> NDArray[np.float64]:
+        """float64 [1 + steps, A], the motion from an anchor on as it is known now; like the rows of a snapshot there from t0 on.
+
+        Args:
+            anchor_ns: t0, no more than about a second before the newest frame.
+            steps: How many, at most the horizon.
+            known_by_ns: Use only plans received by then; None: all of them.
+        """
+        config = self._config
+        times = config.grid(anchor_ns)
+        plans = self._plans if known_by_ns is None else self._plans[: bisect_right(self._plans, known_by_ns, key=_received_ns)]
+        held = config.plan_extension is PlanExtension.HOLD
+        motion = _commands(plans, config.space, times[: config.context + steps], config.context - 1, held).motion
+        return motion[config.context - 1 :]
+
     def _anchor(self, anchor_ns: int | None) -> Frame:
         if not self._frames:
             raise NotReadyError("Got no image yet, expected at least one to predict from; check that the camera publishes.")

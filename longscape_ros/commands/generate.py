@@ -28,12 +28,18 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="of the first episode, then S + 1 ... (default: 0)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width of the images (default: 64)")
     parser.add_argument("--frames", type=int, metavar="N", help="per episode, at 20 Hz (default: 400)")
+    parser.add_argument(
+        "--disturb",
+        metavar="KIND[:SIZE]",
+        help="disturb each episode once: bump[:M/S], move[:M], block[:S] or grip[:S]; what and when is on the topic /disturbance",
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
 
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Records the episodes."""
     from longscape_ros.simulation.arm import describe_graphics
+    from longscape_ros.simulation.disturbance import parse_disturbance
     from longscape_ros.simulation.generate import generate
 
     plan: dict[str, Any] = {"episodes": 1, "seed": 0, "image_size": 64, "frames": 400}
@@ -41,8 +47,9 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     plan |= {name: given for name in (*plan, "tasks") if (given := getattr(options, name)) is not None}
     if not plan.get("tasks"):
         raise InputError(f"Got no tasks, expected --tasks T1,T2 or --split {'|'.join(SPLITS)}.")
+    disturbance = parse_disturbance(options.disturb) if options.disturb else None
     with terminal.progress("generate") as progress:
-        figures: Figures = {**generate(**plan, output=options.output, workers=options.workers, progress=progress)}
+        figures: Figures = {**generate(**plan, output=options.output, workers=options.workers, progress=progress, disturbance=disturbance)}
     if figures["episodes"] != figures["kept"]:
         figures["meta.graphics"] = describe_graphics()
     return figures

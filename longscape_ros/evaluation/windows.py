@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from longscape_ros.contract import ActionSpace, Snapshot, TopicMapping
 from longscape_ros.errors import InputError
 from longscape_ros.evaluation.metrics import CHANGED_SHARE, Image, changed
 from longscape_ros.timeline import GridEpisode, episode_grid
+
+T = TypeVar("T")
 
 HORIZONS = (1, 8, 16, 32, 64, 96, 128, 200)
 STRIDE = 24
@@ -120,8 +123,8 @@ def find_windows(
     return spread(moving, most), len(places) - len(moving)
 
 
-def spread(windows: Sequence[Window], most: int | None) -> list[Window]:
-    """At most so many of the windows, spread evenly; None: all."""
+def spread(windows: Sequence[T], most: int | None) -> list[T]:
+    """At most so many windows, or whatever they are, spread evenly; None: all."""
     if most is None or most >= len(windows):
         return list(windows)
     return [windows[i] for i in np.linspace(0, len(windows) - 1, max(most, 1)).round().astype(int)]

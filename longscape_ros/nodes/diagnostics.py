@@ -56,6 +56,9 @@ class Report:
         trouble: Why a better backend does not run the model, although it should work here; empty: all is well.
         model: Figures of the model.
         fault: Why the node could not be configured; empty: it could.
+        surprise: How far the newest image that could be compared is from what was predicted of it; NaN: the commands had changed; None:
+            none was compared yet.
+        surprise_threshold: What is a surprise; 0: nothing is compared.
     """
 
     state: str
@@ -65,6 +68,8 @@ class Report:
     trouble: str = ""
     model: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
+    surprise: float | None = None
+    surprise_threshold: float = 0.0
 
 
 class Monitor:
@@ -80,7 +85,7 @@ class Monitor:
         self._before_s: float | None = None
 
     def judge(self, report: Report, now_s: float) -> tuple[Health, ...]:
-        """The health of camera, commands, inference and model.
+        """The health of camera, commands, inference, surprise and model.
 
         Args:
             report: Of now.
@@ -96,6 +101,7 @@ class Monitor:
             self._camera(report, news, period_s),
             _commands(report, news, period_s),
             _inference(report, news, period_s),
+            _surprise(report, news),
             Health("model", *_model(report), {"state": report.state, **report.model}),
         )
 
@@ -161,6 +167,20 @@ def _inference(report: Report, news: Mapping[str, int], period_s: float) -> Heal
     if any(news.get(name) for name in _STALE):
         return Health("inference", Level.WARN, "predictions are made from stale input", values)
     return Health("inference", Level.OK, "predicting" if news.get("predictions") else "nothing to predict from", values)
+
+
+def _surprise(report: Report, news: Mapping[str, int]) -> Health:
+    values = {"error": _number(report.surprise), "threshold": f"{report.surprise_threshold:g}"}
+    values |= _counts(report, ("images_compared", "images_surprising", "images_not_comparable"))
+    if not report.surprise_threshold > 0:
+        return Health("surprise", Level.OK, "off", values)
+    if surprising := news.get("images_surprising"):
+        return Health("surprise", Level.WARN, f"{surprising} images are not as predicted", values)
+    if news.get("images_compared"):
+        return Health("surprise", Level.OK, "images are as predicted", values)
+    if news.get("images_not_comparable"):
+        return Health("surprise", Level.OK, "not comparable: the commands have changed since the predictions", values)
+    return Health("surprise", Level.OK, "nothing to compare", values)
 
 
 def _model(report: Report) -> tuple[Level, str]:

@@ -13,9 +13,10 @@ from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, PREDICTED_VIDEO, filmstrip, image_message, prediction_to_message, scaled_camera_info
 from longscape_ros.nodes.executed import ExecutedChunk
 from longscape_ros.nodes.parameters import PredictorParameters
+from longscape_ros.nodes.surprise import SURPRISE, error_image, surprise_message
+from longscape_ros.runtime.surprise import Comparison
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-FLOAT32 = "std_msgs/msg/Float32"
 FLOAT64 = "std_msgs/msg/Float64"
 STRING = "std_msgs/msg/String"
 
@@ -39,7 +40,8 @@ class Outputs:
         self._filmstrip = self._create(IMAGE, "~/prediction/filmstrip", newest)
         self._image = self._create(IMAGE, "~/prediction/image", newest)
         self._camera_info = self._create(CAMERA_INFO, "~/prediction/camera_info", newest)
-        self._surprise = self._create(FLOAT32, "~/surprise", QoSProfile(depth=10))
+        self._surprise = self._create(SURPRISE, "~/surprise", QoSProfile(depth=10))
+        self._surprise_image = self._create(IMAGE, "~/surprise/image", newest)
         self._inference_time = self._create(FLOAT64, "~/debug/inference_time_ms", QoSProfile(depth=10))
         self._chunk = self._create(STRING, "~/debug/chunk", QoSProfile(depth=10))
 
@@ -53,9 +55,14 @@ class Outputs:
         self._publish_image(prediction)
         self._inference_time.publish(message_class(FLOAT64)(data=prediction.timings_ms["total"]))
 
-    def publish_surprise(self, surprise: float) -> None:
-        """How far the newest image is from what was predicted for it."""
-        self._surprise.publish(message_class(FLOAT32)(data=surprise))
+    def publish_surprise(self, comparison: Comparison) -> None:
+        """How far an image is from what was predicted of it, and where."""
+        if not self._node.context.ok():
+            return
+        self._surprise.publish(surprise_message(comparison, message_class))
+        if self._surprise_image.get_subscription_count():
+            image = error_image(comparison)
+            self._surprise_image.publish(image_message(image, comparison.stamp_ns, comparison.frame_id, message_class))
 
     def publish_chunk(self, ended: ExecutedChunk) -> None:
         """A chunk of the executed motion that ended, as JSON."""
@@ -70,7 +77,7 @@ class Outputs:
     def destroy(self) -> None:
         """Leaves the topics."""
         video = (self._video, self._filmstrip, self._image, self._camera_info)
-        for publisher in (*video, self._surprise, self._inference_time, self._chunk):
+        for publisher in (*video, self._surprise, self._surprise_image, self._inference_time, self._chunk):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _create(self, type_name: str, topic: str, qos: QoSProfile) -> Any:

@@ -18,6 +18,7 @@ from longscape_ros.errors import InputError
 from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, IMAGE_TYPES
 from longscape_ros.runtime.backend import AUTO, BACKENDS, PRECISIONS
+from longscape_ros.runtime.surprise import DEFAULT_THRESHOLD
 
 _SPEC = "parameter"
 
@@ -165,6 +166,12 @@ class PredictorParameters:
         "image_timeout", 1.0,
         "Age in seconds from which on an image is stale when it arrives; predictions then say STATUS_STALE_INPUT. 0: never.",
         low=0.0, high=3600.0, change=Change.LIVE,
+    )  # fmt: skip
+    surprise_threshold: float = _parameter(
+        "surprise.threshold", DEFAULT_THRESHOLD,
+        "An image is a surprise if its worst patch is more than so many times as far from what was predicted for its moment as is to be "
+        "expected there, and so was that of the image before. 0: nothing is compared.",
+        low=0.0, high=1000.0, change=Change.LIVE,
     )  # fmt: skip
     image_step: int = _parameter(
         "image_step", 0, "Future frame that ~/prediction/image shows, from 1 on; 0: the last.", low=0, high=1024, change=Change.LIVE

@@ -11,6 +11,7 @@ newest request waits and older ones are dropped. Input that cannot be used is co
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +20,9 @@ from longscape_ros.bundle import Manifest
 from longscape_ros.contract import NANOSECONDS, Frame, Plan, PlanExtension, Prediction, Snapshot, Status
 from longscape_ros.errors import InputError, NotReadyError
 from longscape_ros.nodes.executed import ExecutedChunk, ExecutedChunks
-from longscape_ros.nodes.surprise import Surprise
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.statistics import Rolling
+from longscape_ros.runtime.surprise import Comparison, Expectation, Expectations, State, compare
 from longscape_ros.runtime.worker import InferenceWorker, Request
 from longscape_ros.timeline import CLOCK_JUMP_NS, Timeline, TimelineConfig, resize_rgb
 
@@ -63,11 +64,13 @@ class Limits:
         prediction_rate: Most predictions per second of camera time.
         command_timeout_ns: After so long without a command, a stream of velocities or deltas is stale.
         image_timeout_ns: An image this old on arrival is stale.
+        surprise_threshold: An image that differs by more from what was predicted is a surprise; 0: nothing is compared.
     """
 
     prediction_rate: float = 0.0
     command_timeout_ns: int = 0
     image_timeout_ns: int = 0
+    surprise_threshold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +94,26 @@ class Outcome:
         request: What was asked of the model; None: nothing.
         trouble: What was wrong; None: nothing.
         ended: Chunks of the executed motion that ended.
-        surprise: See :class:`Surprise`; None: nothing was predicted for this image.
     """
 
     request: Request | None = None
     trouble: Trouble | None = None
     ended: tuple[ExecutedChunk, ...] = ()
-    surprise: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was known when a prediction was asked for.
+
+    Args:
+        snapshot: What it is made of.
+        expectation: What its anchor's image is to be compared with; None: nothing was predicted of it.
+        holds: Whether the robot was commanded until then what was assumed.
+    """
+
+    snapshot: Snapshot
+    expectation: Expectation | None
+    holds: bool
 
 
 class Pipeline:
@@ -111,6 +127,8 @@ class Pipeline:
         config: See there.
         on_prediction: Gets each prediction, on the worker's thread.
         on_error: Gets what was raised instead, on the worker's thread.
+        on_comparison: Gets each image that was compared with an earlier prediction, on the worker's thread, after the prediction that
+            is made from it; None: nobody wants it.
     """
 
     def __init__(
@@ -119,6 +137,7 @@ class Pipeline:
         config: PipelineConfig,
         on_prediction: Callable[[Prediction], None],
         on_error: Callable[[Exception], None],
+        on_comparison: Callable[[Comparison], None] | None = None,
     ) -> None:
         manifest = predictor.bundle.manifest
         self.horizon = config.horizon or manifest.horizon
@@ -130,7 +149,13 @@ class Pipeline:
         self._manifest = manifest
         self._timeline = Timeline(timeline_config(manifest, self.horizon, config.plan_extension, config.image_latency_ns))
         self._executed = ExecutedChunks(manifest)
-        self._surprise = Surprise()
+        self._expectations = Expectations()
+        self._lock = threading.Lock()
+        self._asked: dict[int, _Asked] = {}  # by anchor, of predictions that are not made yet
+        self._on_comparison = on_comparison
+        self.newest_comparison: Comparison | None = None
+        """Of the newest image that was compared."""
+        self._states = dict.fromkeys(State, 0)
         self._worker = InferenceWorker(predictor, self._finish, on_error)
         self._on_prediction = on_prediction
         self._moves = {d.name for d in manifest.action_space.dimensions if d.kind in ("velocity", "delta")}
@@ -152,6 +177,9 @@ class Pipeline:
             "requests_dropped": self._worker.dropped,
             "inference_errors": self._worker.errors,
             "segmentation_restarts": self._executed.restarts,
+            "images_compared": self._states[State.EXPECTED] + self._states[State.SURPRISED],
+            "images_surprising": self._states[State.SURPRISED],
+            "images_not_comparable": self._states[State.NOT_COMPARABLE],
         }
 
     @property
@@ -226,17 +254,16 @@ class Pipeline:
         if not taken:
             kind = next(name for name in ("frames_duplicate", "frames_out_of_order") if self._timeline.counters[name] > before[name])
             return Outcome(trouble=Trouble(kind, "Got an image that is not newer than the one before it; it is left out."))
-        surprise = self._surprise.compare(frame.rgb, frame.stamp_ns - self._config.image_latency_ns)
         try:
             snapshot = self._timeline.snapshot(known_by_ns=received_ns)
         except NotReadyError as error:
             self._counters["images_not_ready"] += 1
-            return Outcome(trouble=Trouble("images_not_ready", str(error)), surprise=surprise)
+            return Outcome(trouble=Trouble("images_not_ready", str(error)))
         ended = self._executed.update(snapshot)
         trouble = self._staleness(snapshot, received_ns)
         if trouble is not None:
             self._counters[trouble.kind] += 1
-        return Outcome(self._ask(snapshot, stale=trouble is not None), trouble, ended, surprise)
+        return Outcome(self._ask(snapshot, received_ns, stale=trouble is not None), trouble, ended)
 
     def _staleness(self, snapshot: Snapshot, received_ns: int) -> Trouble | None:
         age_ns = received_ns - snapshot.anchor_ns
@@ -255,17 +282,40 @@ class Pipeline:
             )
         return None
 
-    def _ask(self, snapshot: Snapshot, stale: bool) -> Request | None:
+    def _ask(self, snapshot: Snapshot, received_ns: int, stale: bool) -> Request | None:
         if not self.active:
             return None
         if not self._due(snapshot.anchor_ns):
             self._counters["images_skipped"] += 1
             return None
         status = Status.STALE_INPUT if stale else Status.DEGRADED if snapshot.steps < self.horizon else Status.OK
-        request = Request(snapshot, horizon=self.horizon, status=status, arrived_s=self._arrived_s)
+        asked = self._expect(snapshot, received_ns)
+        with self._lock:
+            self._asked[snapshot.anchor_ns] = asked
+        request = Request(
+            snapshot,
+            horizon=self.horizon,
+            status=status,
+            arrived_s=self._arrived_s,
+            show_anchor=asked.expectation is not None,
+        )
         self._counters["requests"] += 1
         self._worker.submit(request)
         return request
+
+    def _expect(self, snapshot: Snapshot, received_ns: int) -> _Asked:
+        """What the newest image is to be compared with when a prediction is made from it.
+
+        The image is encoded for that anyway, so to compare it costs no more than to decode it; images that nothing is predicted from
+        are not compared.
+        """
+        if not self.limits.surprise_threshold > 0:
+            return _Asked(snapshot, None, False)
+        expectation = self._expectations.find(snapshot.anchor_ns)
+        if expectation is None:
+            return _Asked(snapshot, None, False)
+        executed = self._timeline.motion(expectation.prediction.anchor_ns, expectation.step, known_by_ns=received_ns)
+        return _Asked(snapshot, expectation, expectation.holds(executed, self._manifest.action_space))
 
     def _due(self, anchor_ns: int) -> bool:
         """Whether ``prediction_rate`` allows a prediction; images may come half a step early."""
@@ -283,10 +333,26 @@ class Pipeline:
     def _finish(self, prediction: Prediction) -> None:
         """On the worker's thread."""
         begin_s = time.perf_counter()
-        self._surprise.expect(prediction)
         self._on_prediction(prediction)
         waited_ms = sum(prediction.timings_ms[stage] for stage in ("prepare", "queue", "total"))
         self.latency_ms.add(waited_ms + 1e3 * (time.perf_counter() - begin_s))
+        self._compare(prediction)
+
+    def _compare(self, prediction: Prediction) -> None:
+        """Compares the image that the prediction was made from with what was predicted of it before."""
+        with self._lock:
+            asked = self._asked.pop(prediction.anchor_ns, None)
+            self._asked = {anchor_ns: other for anchor_ns, other in self._asked.items() if anchor_ns > prediction.anchor_ns}
+        if asked is None:  # from before the clock was set back
+            return
+        threshold = self.limits.surprise_threshold
+        if asked.expectation is not None and threshold > 0:
+            comparison = compare(asked.expectation, prediction, asked.holds, threshold, before=self.newest_comparison)
+            self._states[comparison.state] += 1
+            self.newest_comparison = comparison
+            if self._on_comparison is not None:
+                self._on_comparison(comparison)
+        self._expectations.add(prediction, asked.snapshot.motion[self._manifest.context - 1 :])
 
     def _notice_jump(self, before: Mapping[str, int]) -> None:
         """The timeline flushes itself when stamps or receive times go back; the rest follows here."""
@@ -295,7 +361,10 @@ class Pipeline:
 
     def _restart(self) -> None:
         self._executed.restart()
-        self._surprise.forget()
+        self._expectations.forget()
+        self.newest_comparison = None
+        with self._lock:
+            self._asked.clear()
         self._commanded_until_ns.clear()
         self._next_request_ns = None
 

@@ -43,7 +43,8 @@ class Session:
         self._invalid = {"images_invalid": 0, "commands_invalid": 0}
         self._remaining_horizon_ms = Rolling()
         self._outputs = Outputs(node, model.parameters)
-        self._pipeline = Pipeline(model.predictor, model.pipeline_config, self._on_prediction, self._on_inference_error)
+        callbacks = (self._on_prediction, self._on_inference_error, self._outputs.publish_surprise)
+        self._pipeline = Pipeline(model.predictor, model.pipeline_config, *callbacks)
         self.apply(model.parameters)
         self._pipeline.start()
         self._subscriptions = self._subscribe()
@@ -68,6 +69,7 @@ class Session:
             prediction_rate=parameters.prediction_rate,
             command_timeout_ns=round(parameters.incoming_command_timeout * NANOSECONDS),
             image_timeout_ns=round(parameters.image_timeout * NANOSECONDS),
+            surprise_threshold=parameters.surprise_threshold,
         )
 
     def reset(self) -> None:
@@ -77,6 +79,7 @@ class Session:
     def report(self, state: str) -> Report:
         """What there is to diagnose."""
         newest_ns = self._pipeline.newest_image_ns
+        newest = self._pipeline.newest_comparison
         info, condition = self._tell(), self._model.condition
         return Report(
             state=state,
@@ -89,6 +92,8 @@ class Session:
             },
             image_age_s=None if newest_ns is None else (self._now_ns() - newest_ns) / NANOSECONDS,
             trouble=condition.engines or condition.cause,
+            surprise=None if newest is None else newest.error,
+            surprise_threshold=self._parameters.surprise_threshold,
             model={key: str(info[key]) for key in _MODEL_FIGURES} | condition.figures(),
         )
 
@@ -124,8 +129,6 @@ class Session:
             return
         outcome = self._pipeline.add_frame(frame, received_ns)
         self._warn(outcome.trouble)
-        if outcome.surprise is not None:
-            self._outputs.publish_surprise(outcome.surprise)
         for ended in outcome.ended:
             self._outputs.publish_chunk(ended)
 

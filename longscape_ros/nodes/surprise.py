@@ -1,53 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the camera is from what was predicted for the moment it shows; plain Python, for any thread."""
+"""What is published of a comparison between an image and what was predicted of it; plain Python."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+from collections.abc import Callable
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.contract import NANOSECONDS, Prediction
+from longscape_ros.messages import time_message
+from longscape_ros.runtime.surprise import Comparison
 
-MOST_PREDICTIONS = 32
-"""Predictions remembered."""
+SURPRISE = "longscape_msgs/msg/Surprise"
 
 
-class Surprise:
-    """Compares each image with the newest prediction that had been made when it came.
+def surprise_message(comparison: Comparison, classes: Callable[[str], type]) -> Any:
+    """longscape_msgs/Surprise of rclpy's classes or of rosbags'."""
+    x, y = comparison.place
+    header = classes("std_msgs/msg/Header")(stamp=time_message(comparison.stamp_ns, classes), frame_id=comparison.frame_id)
+    return classes(SURPRISE)(
+        header=header,
+        state=int(comparison.state),
+        error=comparison.error,
+        threshold=comparison.threshold,
+        predicted_at=time_message(comparison.anchor_ns, classes),
+        x=x,
+        y=y,
+        model_id=comparison.model_id,
+    )
 
-    The measure is the root mean square of the difference of all pixels and channels, black to white counting as 1. It is also
-    large where the robot did something else than it was commanded to do, or was commanded something new meanwhile.
+
+def error_image(comparison: Comparison) -> NDArray[np.uint8]:
+    """uint8 RGB [H, W, 3], the image in dark grey, and red where it is not as predicted: full red from the threshold on.
+
+    Where the two are not comparable there is no red.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._expected: deque[Prediction] = deque(maxlen=MOST_PREDICTIONS)
-
-    def expect(self, prediction: Prediction) -> None:
-        """Takes a prediction, from whatever thread."""
-        with self._lock:
-            self._expected.append(prediction)
-
-    def forget(self) -> None:
-        """Forgets all predictions."""
-        with self._lock:
-            self._expected.clear()
-
-    def compare(self, rgb: NDArray[np.uint8], stamp_ns: int) -> float | None:
-        """The surprise, from 0 to 1; None: nothing was predicted for within half a step of this time.
-
-        Args:
-            rgb: uint8 [H, W, 3], the image in the size of the predictions.
-            stamp_ns: When it was seen.
-        """
-        with self._lock:
-            expected = list(self._expected)
-        for prediction in reversed(expected):
-            step = round((stamp_ns - prediction.anchor_ns) * prediction.fps / NANOSECONDS)
-            if 1 <= step <= len(prediction.frames):
-                difference = rgb.astype(np.float32) - prediction.frames[step - 1]
-                return float(np.sqrt(np.mean(np.square(difference)))) / 255.0
-        return None
+    grey = cv2.cvtColor(comparison.shown, cv2.COLOR_RGB2GRAY).astype(np.float32) / 2
+    image = np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    if comparison.errors is not None:
+        share = np.clip(comparison.errors / comparison.threshold, 0, 1)[:, :, np.newaxis] ** 2
+        image = image * (1 - share) + np.array([255, 0, 0], np.float32) * share
+    return np.asarray(image.round(), np.uint8)

@@ -145,6 +145,7 @@ class Predictor:
         seed: int | None = None,
         status: Status = Status.OK,
         should_stop: Callable[[], bool] | None = None,
+        show_anchor: bool = False,
     ) -> Prediction:
         """Predict the frames of the planned steps.
 
@@ -154,6 +155,7 @@ class Predictor:
             seed: Of the noise, below 2**64; None: from the model and the anchor.
             status: To report; DEGRADED in the place of OK if a better backend should work here, and does not.
             should_stop: Asked between chunks; True ends the prediction after the chunks so far, with status DEGRADED.
+            show_anchor: Whether to decode the anchor's image too, whose latents there are anyway; see :attr:`Prediction.shown`.
 
         Raises:
             InputError: the snapshot does not fit the bundle, or an argument is out of range.
@@ -161,7 +163,7 @@ class Predictor:
         """
         clock = Stopwatch()
         steps, seed = self._steps(snapshot, horizon), self._seed(snapshot, seed)
-        pieces, frames = self.serve(lambda: self._frames(snapshot, steps, seed, should_stop, clock))
+        pieces, frames, shown = self.serve(lambda: self._frames(snapshot, steps, seed, should_stop, show_anchor, clock))
         if (len(frames) < steps or self.degraded) and status == Status.OK:
             status = Status.DEGRADED
         return Prediction(
@@ -178,6 +180,7 @@ class Predictor:
             plan_stamp_ns=snapshot.plan_stamp_ns,
             timings_ms=clock.timings_ms(),
             frame_id=snapshot.frame_id,
+            shown=shown,
         )
 
     def roll_out(
@@ -207,6 +210,7 @@ class Predictor:
         """Run every graph once at every chunk length, so that the first prediction is as fast as the rest."""
         manifest = self.bundle.manifest
         context = self.backend.encode(np.zeros((manifest.context, *manifest.image_size, 3), np.uint8))
+        self.backend.start_decoding(context[-1:])()
         motion = np.zeros((manifest.context + 1, len(manifest.action_space)))
         error = np.array([NO_ERROR], np.float32)
         if manifest.length_predictor:
@@ -221,21 +225,37 @@ class Predictor:
             self.backend.start_decoding(np.zeros((length, *manifest.latent_shape), np.float32))()
 
     def _frames(
-        self, snapshot: Snapshot, steps: int, seed: int, should_stop: Callable[[], bool] | None, clock: Stopwatch
-    ) -> tuple[list[_Piece], Rgb]:
-        """The chunks of ``steps`` steps, and their frames."""
+        self, snapshot: Snapshot, steps: int, seed: int, should_stop: Callable[[], bool] | None, show_anchor: bool, clock: Stopwatch
+    ) -> tuple[list[_Piece], Rgb, Rgb | None]:
+        """The chunks of ``steps`` steps, their frames, and the anchor's image if it is asked for."""
         pieces: list[_Piece] = []
         decoding: list[Callable[[], Rgb]] = []
-        for piece in self._pieces(snapshot, steps, seed, should_stop, clock):
+        showing: list[Callable[[], Rgb]] = []
+
+        def show(context: Latents) -> None:
+            if show_anchor:
+                showing.append(clock("decode", self.backend.start_decoding, context[-1:]))
+
+        for piece in self._pieces(snapshot, steps, seed, should_stop, clock, show):
             pieces.append(piece)
             decoding.append(clock("decode", self.backend.start_decoding, piece.valid))
         frames = [clock("decode", finish) for finish in decoding]
-        return pieces, frames[0] if len(frames) == 1 else clock("join", np.concatenate, frames)
+        shown = clock("decode", showing[0])[0] if showing else None
+        return pieces, frames[0] if len(frames) == 1 else clock("join", np.concatenate, frames), shown
 
     def _pieces(
-        self, snapshot: Snapshot, steps: int, seed: int, should_stop: Callable[[], bool] | None, clock: Stopwatch
+        self,
+        snapshot: Snapshot,
+        steps: int,
+        seed: int,
+        should_stop: Callable[[], bool] | None,
+        clock: Stopwatch,
+        on_context: Callable[[Latents], None] | None = None,
     ) -> Iterator[_Piece]:
-        """The chunks of ``steps`` steps, each when it is denoised; the next one's inputs are made meanwhile."""
+        """The chunks of ``steps`` steps, each when it is denoised; the next one's inputs are made meanwhile.
+
+        ``on_context`` gets the latents of the context [K, C, h, w].
+        """
         known = self.bundle.manifest.context
 
         def rule() -> tuple[Chunk, ...]:
@@ -254,6 +274,8 @@ class Predictor:
 
         prepared = begin(first)
         context = clock("encode", self.backend.encode, snapshot.context)  # [K, C, h, w]
+        if on_context is not None:
+            on_context(context)
         ruled, inputs = clock("inputs", prepared)
         error = np.array([NO_ERROR], np.float32)  # of the newest context frame
         start = index = 0

@@ -30,6 +30,7 @@ class Request:
     status: Status = Status.OK
     submitted_s: float = field(default_factory=time.perf_counter)
     arrived_s: float | None = None
+    show_anchor: bool = False
 
 
 class InferenceWorker:
@@ -95,7 +96,12 @@ class InferenceWorker:
     def _answer(self, request: Request) -> None:
         queue_ms = 1e3 * (time.perf_counter() - request.submitted_s)
         prediction = self._predictor.predict(
-            request.snapshot, horizon=request.horizon, seed=request.seed, status=request.status, should_stop=self._stopping.is_set
+            request.snapshot,
+            horizon=request.horizon,
+            seed=request.seed,
+            status=request.status,
+            should_stop=self._stopping.is_set,
+            show_anchor=request.show_anchor,
         )
         if self._stopping.is_set():
             return

@@ -50,6 +50,16 @@ POSTURE_RAD = (1.889, -0.576, -0.977, 1.642, 0.943, 1.044, 2.293)
 POSTURE_STIFFNESS = 20.0
 """Newton metres per radian."""
 
+TABLE_LOW_M = (-0.3, 0.4)
+TABLE_HIGH_M = (0.3, 0.9)
+"""Least and largest x, y that a loose object is taken to."""
+
+LEAST_LEVER_M = 0.03
+"""What hangs on a hinge is taken to be at least so far from it."""
+
+_FREE, _HINGE = 0, 3
+"""mujoco.mjtJoint."""
+
 STALE_AT_FIRST = ("drawer-open",)
 """Tasks whose first frame shows objects where they were before the seed placed them, as Meta-World leaves it: episodes of this one
 have been published so, and stay the same."""
@@ -152,6 +162,63 @@ class SimulatedArm:
             self._data.mocap_pos[0] += np.clip(way, -STRIDE_M, STRIDE_M)
             mujoco.mj_step(self._model, self._data, self._env.frame_skip)
         mujoco.mj_forward(self._model, self._data)
+
+    def bump_object(self, speed: float, angle: float) -> None:
+        """Gives the object a speed at once, as a blow would.
+
+        Args:
+            speed: In metres per second.
+            angle: Where to, radians from x, of an object that lies loose; one on a joint goes where the joint has more room.
+        """
+        kind, at, velocity, way = self._object_joint()
+        if kind == _FREE:
+            self._data.qvel[velocity : velocity + 2] += speed * np.array([np.cos(angle), np.sin(angle)])
+        else:
+            self._data.qvel[velocity] += speed * np.sign(way) / self._lever(kind, at)
+
+    def move_object(self, distance: float, angle: float) -> None:
+        """Takes the object elsewhere, at rest.
+
+        Args:
+            distance: In metres; one on a joint goes no farther than the joint does.
+            angle: See :meth:`bump_object`; it goes the opposite way where it would leave the workspace.
+        """
+        import mujoco
+
+        kind, at, velocity, way = self._object_joint()
+        address = self._model.jnt_qposadr[at]
+        if kind == _FREE:
+            shift = distance * np.array([np.cos(angle), np.sin(angle)])
+            place = self._data.qpos[address : address + 2]
+            low, high = np.array(TABLE_LOW_M), np.array(TABLE_HIGH_M)
+            shift = np.where((place + shift < low) | (place + shift > high), -shift, shift)
+            self._data.qpos[address : address + 2] += shift
+            self._data.qvel[velocity : velocity + 6] = 0
+        else:
+            travel = min(distance / self._lever(kind, at), abs(way))
+            self._data.qpos[address] += travel * np.sign(way)
+            self._data.qvel[velocity] = 0
+        mujoco.mj_forward(self._model, self._data)
+
+    def _object_joint(self) -> tuple[int, int, int, float]:
+        """Type, index and first velocity of the joint that the object moves on, and the way that it has there."""
+        model, data = self._model, self._data
+        robot = model.body_rootid[model.body("hand").id]
+        joints = [j for j in range(model.njnt) if model.body_rootid[model.jnt_bodyid[j]] != robot]
+        if not joints:
+            raise InputError(f"Got the task {self.task}, whose object cannot be moved; expected another one.")
+        at = min(joints, key=lambda j: float(np.linalg.norm(data.xipos[model.jnt_bodyid[j]] - self.object)))
+        low, high = model.jnt_range[at] if model.jnt_limited[at] else (-np.inf, np.inf)
+        here = data.qpos[model.jnt_qposadr[at]]
+        way = high - here if high - here >= here - low else low - here
+        return int(model.jnt_type[at]), at, int(model.jnt_dofadr[at]), float(way)
+
+    def _lever(self, kind: int, at: int) -> float:
+        """Metres that the object moves per unit of its joint."""
+        if kind != _HINGE:
+            return 1.0
+        away = self.object - self._data.xanchor[at]
+        return max(LEAST_LEVER_M, float(np.linalg.norm(np.cross(self._data.xaxis[at], away))))
 
     def render(self) -> NDArray[np.uint8]:
         """uint8 RGB [H, W, 3], what the camera sees now."""

@@ -5,7 +5,7 @@ It publishes ``/camera/image_raw``, ``/camera/camera_info`` and ``/joint_states`
 ``/arm_controller/joint_trajectory``. Tick k happens at the nominal time t_k = t_0 + k / 20 s: the commands up to t_k are executed,
 then the image with the stamp t_k is taken. A node that is late executes every tick it missed and leaves images out, counted; stamps
 and physics never drift. Until the first trajectory begins the simulation stands still, so that the same trajectories always give
-the same run.
+the same run. What disturbs the arm, if anything does, is published on ``/disturbance`` when it begins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from longscape_ros.host import THROTTLE_S, declare, message_class, run_part
 from longscape_ros.messages import image_message, plan_from_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm
-from longscape_ros.simulation.episode import declare_episode
+from longscape_ros.simulation.disturbance import Disturbance, DisturbedArm, report
+from longscape_ros.simulation.episode import declare_disturbance, declare_episode
 from longscape_ros.simulation.execution import TrajectoryExecution
 
 
@@ -30,7 +31,7 @@ class Driver:
     """Drives a :class:`SimulatedArm` as the node ``simulated_arm``.
 
     Args:
-        node: An rclpy node; its parameters ``task``, ``seed`` and ``image_size`` are declared here.
+        node: An rclpy node; its parameters ``task``, ``seed``, ``image_size``, ``disturbance`` and ``disturbance_after`` are declared here.
 
     Raises:
         InputError: A parameter does not fit.
@@ -42,14 +43,17 @@ class Driver:
 
         episode = declare_episode(node)
         size = int(declare(node, "image_size", 128, "Height and width of the images in pixels."))
+        disturbance = declare_disturbance(node)
         self._node = node
         self._arm = SimulatedArm(episode.task, episode.seed, size)
+        self._moves = DisturbedArm(self._arm, disturbance)
         self._execution = TrajectoryExecution(np.append(self._arm.target, 0.0))
         self._build = topics.RobotMessages(message_class, list)
         self._source = topics.mapping(recorded=False).action_sources[0]
         self._image = node.create_publisher(message_class(topics.IMAGE), topics.IMAGE_TOPIC, qos_profile_sensor_data)
         self._info = node.create_publisher(message_class(topics.CAMERA_INFO), topics.CAMERA_INFO_TOPIC, qos_profile_sensor_data)
         self._joints = node.create_publisher(message_class(topics.JOINT_STATE), topics.JOINT_STATES_TOPIC, QoSProfile(depth=10))
+        self._disturbances = node.create_publisher(message_class(topics.STRING), topics.DISTURBANCE_TOPIC, QoSProfile(depth=10))
         node.create_subscription(message_class(topics.TRAJECTORY), topics.TRAJECTORY_TOPIC, self._receive, QoSProfile(depth=10))
         self.counters = {"images": 0, "images_left_out": 0, "trajectories": 0, "trajectories_refused": 0}
         self._next_ns = self._now_ns() + topics.PERIOD_NS
@@ -70,8 +74,8 @@ class Driver:
             return
         for _ in range(due):
             command = self._execution.command(self._next_ns)
-            if self._execution.started:
-                self._arm.step(command)
+            if self._execution.started and (begun := self._moves.step(command)) is not None:
+                self._tell(begun, self._next_ns - topics.PERIOD_NS)
             self._next_ns += topics.PERIOD_NS
         self.counters["images_left_out"] += due - 1
         if due > 1:
@@ -79,6 +83,12 @@ class Driver:
             text = f"Too slow for 20 Hz: {self.counters['images_left_out']} images were left out so far."
             self._node.get_logger().warning(text, throttle_duration_sec=THROTTLE_S)
         self._publish(self._next_ns - topics.PERIOD_NS)
+
+    def _tell(self, begun: Disturbance, stamp_ns: int) -> None:
+        """What disturbs the arm from this moment on."""
+        text = report(begun, stamp_ns, topics.PERIOD_NS)
+        self._disturbances.publish(message_class(topics.STRING)(data=text))
+        self._node.get_logger().info(f"Disturbed: {text}")
 
     def _publish(self, stamp_ns: int) -> None:
         image = self._arm.render()

@@ -27,6 +27,16 @@ from longscape_ros.errors import HostError, InputError
 from longscape_ros.messages import compressed_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import CAMERA_FRAME, SimulatedArm, choose_graphics
+from longscape_ros.simulation.disturbance import (
+    EARLIEST_FRAME,
+    LATEST_FRAMES,
+    SHOWN_FRAMES,
+    Disturbance,
+    DisturbanceKind,
+    DisturbedArm,
+    choose_frame,
+    report,
+)
 from longscape_ros.simulation.operator import Operator
 from longscape_ros.simulation.skills import SKILLS
 
@@ -38,6 +48,9 @@ IMAGE_DELAY_NS = 5_000_000
 
 PLAN_LEAD_NS = 200_000_000
 """How long before its start a plan is received."""
+
+CHANGED = 25
+"""Of 255: what differs by more in a channel of a pixel is seen to differ."""
 
 STILL_M = 0.001
 """What moves less between two frames counts as still."""
@@ -54,12 +67,14 @@ class EpisodeConfig:
         seed: Of the objects' places and of what the operator does.
         image_size: Height and width in pixels.
         frames: How many.
+        disturbance: Kind and size of what disturbs it, see :mod:`longscape_ros.simulation.disturbance`; None: nothing.
     """
 
     task: str
     seed: int
     image_size: int = 64
     frames: int = 400
+    disturbance: tuple[DisturbanceKind, float] | None = None
 
     def __post_init__(self) -> None:
         if self.task not in SKILLS:
@@ -68,10 +83,15 @@ class EpisodeConfig:
             raise InputError(f"Got seed {self.seed}, expected zero or more.")
         if self.frames < 2 or not 8 <= self.image_size <= 240:
             raise InputError(f"Got {self.frames} frames of {self.image_size} pixels, expected at least 2 frames of 8 to 240 pixels.")
+        if self.disturbance is not None and self.frames <= EARLIEST_FRAME + LATEST_FRAMES:
+            least = EARLIEST_FRAME + LATEST_FRAMES + 1
+            raise InputError(f"Got {self.frames} frames, expected at least {least} for one of them to be disturbed.")
 
     @property
     def name(self) -> str:
-        return f"{self.task}_{self.seed}"
+        """Of the bag."""
+        plain = f"{self.task}_{self.seed}"
+        return plain if self.disturbance is None else f"{plain}_{self.disturbance[0]}_{self.disturbance[1]:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,8 @@ class Recording:
         objects: float64 [N, 3].
         commands: float64 [N + PLAN_STEPS, 4]; row k is executed between frames k and k + 1.
         intrinsics: float64 [3, 3], the camera's matrix at the images' size.
+        disturbance: What disturbed it; None: nothing.
+        changed: Share of the pixels that it changed, of the images that follow, as far as that was looked at.
     """
 
     images: NDArray[np.uint8]
@@ -91,6 +113,8 @@ class Recording:
     objects: NDArray[np.float64]
     commands: NDArray[np.float64]
     intrinsics: NDArray[np.float64]
+    disturbance: Disturbance | None = None
+    changed: tuple[float, ...] = ()
 
 
 def generate(
@@ -102,6 +126,7 @@ def generate(
     frames: int = 400,
     workers: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    disturbance: tuple[DisturbanceKind, float] | None = None,
 ) -> dict[str, float]:
     """Records episodes in parallel processes, one bag each, in turns over the tasks; those already in the folder are kept.
 
@@ -115,15 +140,17 @@ def generate(
         frames: Per episode.
         workers: Processes; None: one per core.
         progress: Called with (episodes done, of how many, the newest one's name).
+        disturbance: Kind and size of what disturbs each; episodes with no moment for it are left out.
 
     Returns:
-        Flat figures: ``episodes``, ``kept``, ``seconds``, and means over the new episodes as of :func:`record_bag`.
+        Flat figures: ``episodes``, ``kept``, ``undisturbed`` (left out), ``seconds``, and means over the new episodes as of
+        :func:`record_bag`.
 
     Raises:
         InputError: There is no such task, or a number is out of range.
         HostError: Meta-World or a graphics library is missing, or a worker was killed.
     """
-    configs = [EpisodeConfig(task, seed + i, image_size, frames) for i in range(episodes) for task in tasks]
+    configs = [EpisodeConfig(task, seed + i, image_size, frames, disturbance) for i in range(episodes) for task in tasks]
     if not configs:
         raise InputError(f"Got {len(tasks)} tasks and {episodes} episodes, expected at least one of each.")
     if workers is not None and workers < 1:
@@ -135,15 +162,18 @@ def generate(
     kept = len(configs) - len(missing)
     began = time.monotonic()
     figures: list[dict[str, float]] = []
-    for name, figure in _in_parallel(missing, output, workers or os.cpu_count() or 1):
-        figures.append(figure)
+    for done, (name, figure) in enumerate(_in_parallel(missing, output, workers or os.cpu_count() or 1), start=1):
+        if figure is not None:
+            figures.append(figure)
         if progress is not None:
-            progress(kept + len(figures), len(configs), name)
+            progress(kept + done, len(configs), name)
+    undisturbed = float(len(missing) - len(figures))
     means = {key: float(np.mean([figure[key] for figure in figures])) for key in (figures[0] if figures else {})}
-    return {"episodes": float(len(configs)), "kept": float(kept), "seconds": time.monotonic() - began, **means}
+    counts = {"episodes": float(len(configs)), "kept": float(kept)} | ({} if disturbance is None else {"undisturbed": undisturbed})
+    return counts | {"seconds": time.monotonic() - began, **means}
 
 
-def _in_parallel(configs: Sequence[EpisodeConfig], output: Path, workers: int) -> Iterator[tuple[str, dict[str, float]]]:
+def _in_parallel(configs: Sequence[EpisodeConfig], output: Path, workers: int) -> Iterator[tuple[str, dict[str, float] | None]]:
     if not configs:
         return
     spawn = multiprocessing.get_context("spawn")
@@ -182,14 +212,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def record_bag(config: EpisodeConfig, output: Path) -> dict[str, float]:
+def record_bag(config: EpisodeConfig, output: Path) -> dict[str, float] | None:
     """Records one episode into ``output / config.name``, which appears only when it is complete.
 
     Returns:
-        Its :func:`statistics`, and ``frames_per_s``: how many frames this process recorded per second.
+        Its :func:`statistics`, and ``frames_per_s``: how many frames this process recorded per second. None: there was no moment for
+        the disturbance, and nothing is written.
     """
     began = time.monotonic()
-    recording = record(config)
+    recording = record(config) if config.disturbance is None else record_disturbed(config, *config.disturbance)
+    if recording is None:
+        return None
     write_bag(output / config.name, recording, SKILLS[config.task].instruction)
     return {**statistics(recording), "frames_per_s": config.frames / (time.monotonic() - began)}
 
@@ -208,10 +241,69 @@ def record(config: EpisodeConfig) -> Recording:
     for _ in range(topics.PLAN_STEPS):
         commands.append(operator.command())
         arm.step(commands[-1])
-    intrinsics = arm.intrinsics() * np.array([[0.5], [0.5], [1.0]])
-    intrinsics[:2, 2] -= 0.25  # pixel centres: (u + 0.5) / 2 - 0.5
+    intrinsics = _intrinsics(arm)
     arm.close()
     return Recording(np.stack(images), np.stack(measured), np.stack(objects), np.stack(commands), intrinsics)
+
+
+def record_disturbed(config: EpisodeConfig, kind: DisturbanceKind, size: float) -> Recording | None:
+    """Plays one episode with the commands of the undisturbed one, and disturbs it; None: there is no moment for that."""
+    commands, near = _undisturbed(config)
+    frame = choose_frame(kind, config.task, config.seed, commands, near)
+    if frame is None:
+        return None
+    arm = SimulatedArm(config.task, config.seed, 2 * config.image_size)
+    disturbance = Disturbance(kind, size, frame)
+    disturbed = DisturbedArm(arm, disturbance)
+    images, measured, objects, usual = [], [], [], []
+    for k in range(config.frames):
+        images.append(halve(arm.render()))
+        measured.append(arm.measured)
+        objects.append(arm.object)
+        if k == frame:
+            usual = _look_ahead(arm, commands[k : k + SHOWN_FRAMES])
+        disturbed.step(commands[k])
+    intrinsics = _intrinsics(arm)
+    arm.close()
+    changed = tuple(_changed(seen, expected) for seen, expected in zip(images[frame + 1 :], usual, strict=False))
+    return Recording(np.stack(images), np.stack(measured), np.stack(objects), commands, intrinsics, disturbance, changed)
+
+
+def _undisturbed(config: EpisodeConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The commands float64 [N + PLAN_STEPS, 4], and how far the object is from the hand at each frame, float64 [N]."""
+    arm = SimulatedArm(config.task, config.seed)
+    operator = Operator(arm, config.seed)
+    commands, near = [], []
+    for _ in range(config.frames + topics.PLAN_STEPS):
+        near.append(float(np.linalg.norm(arm.object - arm.hand)))
+        commands.append(operator.command())
+        arm.step(commands[-1])
+    arm.close()
+    return np.stack(commands), np.array(near[: config.frames])
+
+
+def _look_ahead(arm: SimulatedArm, commands: NDArray[np.float64]) -> list[NDArray[np.uint8]]:
+    """The images after each of some commands; the arm is then where it was before."""
+    state = arm.state()
+    images = []
+    for command in commands:
+        arm.step(command)
+        images.append(halve(arm.render()))
+    arm.restore(state)
+    return images
+
+
+def _changed(seen: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """Share of the pixels that differ by more than :data:`CHANGED` in a channel."""
+    difference = np.abs(seen.astype(np.int16) - expected)
+    return float((difference.max(axis=2) > CHANGED).mean())
+
+
+def _intrinsics(arm: SimulatedArm) -> NDArray[np.float64]:
+    """float64 [3, 3], of images of half the size."""
+    intrinsics = arm.intrinsics() * np.array([[0.5], [0.5], [1.0]])
+    intrinsics[:2, 2] -= 0.25  # pixel centres: (u + 0.5) / 2 - 0.5
+    return np.asarray(intrinsics)
 
 
 def halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -254,6 +346,10 @@ def _messages(recording: Recording, instruction: str) -> Iterator[tuple[int, str
     classes = bag_types()
     build = topics.RobotMessages(classes, np.array)
     yield EPOCH_NS - PLAN_LEAD_NS, topics.INSTRUCTION_TOPIC, topics.STRING, classes(topics.STRING)(data=instruction)
+    if recording.disturbance is not None:
+        begin_ns = EPOCH_NS + recording.disturbance.frame * topics.PERIOD_NS
+        text = report(recording.disturbance, begin_ns, topics.PERIOD_NS, list(recording.changed))
+        yield begin_ns + IMAGE_DELAY_NS, topics.DISTURBANCE_TOPIC, topics.STRING, classes(topics.STRING)(data=text)
     for k, image in enumerate(recording.images):
         stamp_ns = EPOCH_NS + k * topics.PERIOD_NS
         received_ns = stamp_ns + IMAGE_DELAY_NS

@@ -19,6 +19,8 @@ CAMERA_INFO_TOPIC = "/camera/camera_info"
 TRAJECTORY_TOPIC = "/arm_controller/joint_trajectory"
 JOINT_STATES_TOPIC = "/joint_states"
 INSTRUCTION_TOPIC = "/instruction"
+DISTURBANCE_TOPIC = "/disturbance"
+"""std_msgs/String, JSON: see :func:`longscape_ros.simulation.disturbance.report`."""
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"

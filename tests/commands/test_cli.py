@@ -27,7 +27,9 @@ from longscape_ros.commands.command import Command
 from longscape_ros.commands.predict import outputs
 from longscape_ros.offline import PREDICTION_TOPIC
 
-NAMES = ("demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "ablate", "predict", "view", "bench", "doctor")
+NAMES = (
+    "demo", "generate", "train", "curve", "export", "probe", "eval", "compare", "surprise", "ablate", "predict", "view", "bench", "doctor",
+)  # fmt: skip
 WAIT_S = 300.0
 HAS_GRAPH = importlib.util.find_spec("cyclonedds") is not None or "ROS_DISTRO" in os.environ
 
@@ -278,6 +280,10 @@ def chain(toolchain: None, start: Any, tmp_path_factory: pytest.TempPathFactory)
         ),
         "bench": ("--bundle", bundle, "--no-compare", "--no-node", "--seconds", 0.5, "--threads", 1, "--verbose"),
         "predict": (bags, "--bundle", bundle, "--output", made.folder / "predicted"),
+        "surprise": (
+            *("--bundle", bundle, "--train", bags, "--heldout", bags, "--disturbed", bags / "push_9000"),
+            *("--table", made.folder / "surprise.md"),
+        ),
     }
     for name, arguments in calls.items():
         process: subprocess.Popen[str] = start(name, *arguments, "--json", made.folder / f"{name}.json")
@@ -342,6 +348,13 @@ def test_every_recording_below_a_folder_is_predicted_into_a_file_of_its_own(chai
     assert (figures["bags"], figures["images"], figures["predictions"]) == (2, 120, sum(counts))
     assert figures["predicted_frames"] == 32 * sum(counts)
     assert figures["meta.output"] == str(chain.folder / "predicted")
+
+
+def test_recordings_are_watched_for_surprises(chain):
+    figures = chain.figures["surprise"]
+    assert (figures["train.episodes"], figures["heldout.episodes"], figures["disturbed.seen"]) == (2, 3, 0)
+    assert figures["train.minutes"] > 0
+    assert f"{figures['at least 4 steps ahead.1.threshold']:.3f}" in (chain.folder / "surprise.md").read_text()
 
 
 def test_a_mapping_given_as_options_predicts_the_same(chain, tmp_path):

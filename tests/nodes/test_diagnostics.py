@@ -116,3 +116,29 @@ def test_the_message_names_the_node_its_parts_and_the_model():
     assert (status.level, status.name, status.hardware_id) == (b"\x03", "predictor: camera", "tiny@1")
     assert [(pair.key, pair.value) for pair in status.values] == [("age_s", "none yet")]
     assert message.header.stamp.nanosec == 7
+
+
+@pytest.mark.parametrize(
+    ("news", "level", "text"),
+    [
+        ({"images_compared": 5, "images_surprising": 2, "images_not_comparable": 1}, Level.WARN, "2 images are not as predicted"),
+        ({"images_compared": 5, "images_not_comparable": 1}, Level.OK, "images are as predicted"),
+        ({"images_not_comparable": 1}, Level.OK, "not comparable: the commands have changed since the predictions"),
+        ({}, Level.OK, "nothing to compare"),
+    ],
+)
+def test_surprises_since_the_last_report_are_warned_of(news, level, text):
+    before = Report("active", BEFORE, surprise_threshold=9.0)
+    said = health(before, Report("active", {**AFTER, **news}, surprise=3.25, surprise_threshold=9.0))["surprise"]
+    assert (said.level, said.message) == (level, text)
+    assert (said.values["error"], said.values["threshold"]) == ("3.250", "9")
+
+
+def test_what_was_surprising_before_the_last_report_is_over():
+    counters = {"images_compared": 5, "images_surprising": 2}
+    said = health(*(Report("active", counters, surprise=1.0, surprise_threshold=9.0) for _ in range(2)))["surprise"]
+    assert (said.level, said.message) == (Level.OK, "nothing to compare")
+
+
+def test_a_threshold_of_zero_means_off():
+    assert health(Report("active", AFTER))["surprise"].message == "off"

@@ -182,7 +182,7 @@ def test_rviz_shows_the_camera_and_what_the_predictor_publishes_reliably():
     assert set(shown) == SHOWN
     assert {topic for topic, settings in shown.items() if settings["Reliability Policy"] != "Reliable"} == {CAMERA}
     private = {topic.replace("/predictor/", "~/") for topic in shown if topic.startswith("/predictor")}
-    assert private - {"~/surprise/image"} <= published("~/")
+    assert private <= published("~/")
 
 
 def test_rviz_is_started_with_the_installed_configuration_when_asked_for(launched):

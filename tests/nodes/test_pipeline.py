@@ -18,6 +18,7 @@ from longscape_ros.nodes.pipeline import Limits, Outcome, Pipeline, PipelineConf
 from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.slot import BackendSlot, Opened
+from longscape_ros.runtime.surprise import LEAST_STEPS, Comparison, State
 from longscape_ros.segmentation import segment
 from longscape_ros.timeline import Timeline
 
@@ -43,7 +44,9 @@ class Rig:
         self.gate = threading.Event()
         self.gate.set()
         self.busy = threading.Event()
-        self.pipeline = Pipeline(predictor, config, self._hold, self.predictions.put)
+        self.comparisons: list[Comparison] = []
+        self.pipeline = Pipeline(predictor, config, self._hold, self.predictions.put, self.comparisons.append)
+        self.pipeline.limits = Limits(surprise_threshold=1e6)
         self.pipeline.active = True
         self.pipeline.start()
 
@@ -350,7 +353,8 @@ def test_a_clock_that_goes_back_flushes_everything(rigs):
     rig.plan(ramp(96), start=-198, early=0)
     outcome = rig.image(-198)
     assert outcome.request.snapshot.missing_context == 1, "only the images since the jump count"
-    assert outcome.surprise is None, "predictions from before the jump say nothing"
+    rig.until(T0 - 198 * STEP)
+    assert not [c for c in rig.comparisons if c.stamp_ns < T0], "predictions from before the jump say nothing"
 
 
 def test_stamps_that_go_back_under_a_steady_clock_flush_too(rigs):
@@ -441,26 +445,82 @@ def test_after_a_gap_longer_than_the_context_the_chunks_begin_anew(rigs):
 # Surprise
 
 
-def test_surprise_compares_the_image_with_the_newest_prediction_of_its_moment(rigs):
+def watched(rig: Rig, steps: range, shade: int = 0) -> list[Comparison]:
+    """What the images of some steps are found to be, each after its prediction is made."""
+    before = len(rig.comparisons)
+    for k in steps:
+        rig.image(k, shade)
+        rig.until(T0 + k * STEP)
+    rig.pipeline.stop()  # the last comparison may follow its prediction by a moment
+    return rig.comparisons[before:]
+
+
+def test_an_image_as_the_autoencoder_shows_it_is_compared_with_the_newest_prediction_that_is_old_enough(rigs, predictor):
     rig = rigs()
     rig.plan(ramp(96))
-    assert rig.image(0).surprise is None
-    prediction = rig.next()
-    white = np.full_like(prediction.frames[1], 255)
-    outcome = rig.pipeline.add_frame(Frame(T0 + STEP, prediction.frames[0]), rig.pipeline.receive(T0 + STEP))
-    assert outcome.surprise == 0
-    newest = rig.next()
-    outcome = rig.pipeline.add_frame(Frame(T0 + 2 * STEP, white), rig.pipeline.receive(T0 + 2 * STEP))
-    expected = np.sqrt(np.mean((255.0 - newest.frames[0]) ** 2)) / 255
-    assert outcome.surprise == pytest.approx(expected, rel=1e-5)
+    comparisons = watched(rig, range(LEAST_STEPS + 3))
+    assert [(c.stamp_ns - T0) // STEP for c in comparisons] == [LEAST_STEPS, LEAST_STEPS + 1, LEAST_STEPS + 2]
+    assert [(c.stamp_ns - c.anchor_ns) // STEP for c in comparisons] == [LEAST_STEPS] * 3
+    first, last = comparisons[0], comparisons[-1]
+    backend = predictor.backend
+    assert np.array_equal(first.shown, backend.start_decoding(backend.encode(frame(T0).rgb[np.newaxis]))()[0])
+    assert first.frame_id == "camera"
+    assert last.error == pytest.approx(float(last.errors.max()))
+    x, y = last.place
+    assert last.errors[y, x] == last.errors.max()
 
 
-def test_nothing_is_surprising_where_nothing_was_predicted(rigs):
+def test_an_image_is_a_surprise_beyond_the_threshold_only(rigs):
+    calm, nervous = rigs(), rigs()
+    for rig, threshold in ((calm, 1e6), (nervous, 1e-6)):
+        rig.pipeline.limits = Limits(surprise_threshold=threshold)
+        rig.plan(ramp(96))
+    assert {c.state for c in watched(calm, range(8))} == {State.EXPECTED}
+    assert [c.state for c in watched(nervous, range(8), shade=200)] == [State.EXPECTED, *[State.SURPRISED] * (7 - LEAST_STEPS)]
+    assert [rig.pipeline.counters["images_surprising"] for rig in (calm, nervous)] == [0, 7 - LEAST_STEPS]
+
+
+def test_after_a_replan_images_are_not_comparable_until_predictions_know_of_it(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    for k in range(10):
+        rig.image(k)
+        rig.until(T0 + k * STEP)
+    rig.plan(ramp(96, speed=-0.02), start=10, early=0.5)
+    comparisons = watched(rig, range(10, 20))
+    states = {(c.stamp_ns - T0) // STEP: c.state for c in rig.comparisons}
+    assert states[9] is not State.NOT_COMPARABLE
+    assert states[10] is not State.NOT_COMPARABLE, "the new plan has not moved anything yet"
+    assert [states[k] for k in (12, 13)] == [State.NOT_COMPARABLE] * 2
+    assert states[19] is not State.NOT_COMPARABLE, "the prediction of five steps ago knew the new plan"
+    missing = [c for c in comparisons if c.state is State.NOT_COMPARABLE]
+    assert all(np.isnan(c.error) and c.errors is None and c.place == (0, 0) for c in missing)
+    assert rig.pipeline.counters["images_not_comparable"] == len(missing)
+
+
+def test_a_new_plan_of_the_same_commands_changes_nothing(rigs):
+    rig, plan = rigs(), ramp(96)
+    rig.plan(plan)
+    for k in range(10):
+        rig.image(k)
+        rig.until(T0 + k * STEP)
+    rig.plan(plan[10:], start=10, early=0.5)
+    assert State.NOT_COMPARABLE not in {c.state for c in watched(rig, range(10, 18))}
+
+
+def test_a_threshold_of_zero_switches_comparing_off(rigs):
+    rig = rigs()
+    rig.pipeline.limits = Limits()
+    rig.plan(ramp(96))
+    requests = [rig.image(k).request for k in range(8)]
+    assert not any(request.show_anchor for request in requests)
+    assert watched(rig, range(8, 14)) == []
+
+
+def test_nothing_is_compared_where_nothing_was_predicted(rigs):
     rig = rigs()
     rig.plan(ramp(300))
-    rig.image(0)
-    rig.next()
-    assert rig.image(MANIFEST.horizon + 1).surprise is None
+    assert watched(rig, range(0, 100, MANIFEST.horizon)) == []
 
 
 # Parity

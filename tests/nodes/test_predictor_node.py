@@ -23,6 +23,7 @@ from longscape_ros.runtime.predictor import Predictor
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 STRING = "std_msgs/msg/String"
+SURPRISE = "longscape_msgs/msg/Surprise"
 
 
 def running(graph: Any, bundle: Any, state: Any, **parameters: Any) -> tuple[Any, Any]:
@@ -141,14 +142,34 @@ def test_model_info_waits_for_whoever_comes_late(graph, bundle, state):
 def test_executed_chunks_and_surprise_are_reported(graph, bundle, state):
     robot, _ = running(graph, bundle, state)
     chunks = robot.listen("/predictor/debug/chunk", STRING)
-    surprises = robot.listen("/predictor/surprise", "std_msgs/msg/Float32")
-    robot.live(300, done=lambda: chunks and len(surprises) >= 3)
+    surprises = robot.listen("/predictor/surprise", SURPRISE)
+    images = robot.listen("/predictor/surprise/image", IMAGE)
+    robot.live(300, done=lambda: chunks and len(surprises) >= 3 and images)
     report = json.loads(chunks[0].data)
     assert report["reason"] in EndReason.__members__
     assert report["end_ns"] - report["begin_ns"] == report["length"] * STEP_NS
     assert report["length"] in MANIFEST.segmentation.lengths
     assert "expert" not in report  # nobody denoised what was executed
-    assert all(0 <= message.data <= 1 for message in surprises)
+    assert all(message.header.stamp != message.predicted_at and message.model_id == bundle.model_id for message in surprises)
+    compared = [message for message in surprises if message.state != message.STATE_NOT_COMPARABLE]
+    assert all(message.error > message.threshold for message in compared if message.state == message.STATE_SURPRISED)
+    assert compared[0].threshold == pytest.approx(2.2)
+    assert (images[0].height, images[0].width, images[0].encoding) == (*MANIFEST.image_size, "rgb8")
+
+
+def test_the_threshold_changes_while_the_node_runs_and_the_diagnostics_warn_of_surprises(graph, bundle, state):
+    from rclpy.parameter import Parameter
+
+    robot, node = running(graph, bundle, state, surprise__threshold=1000.0)
+    diagnostics = robot.listen("/diagnostics", DIAGNOSTICS)
+    robot.live(300, done=lambda: figures(diagnostics, "surprise").get("message") == "images are as predicted")
+    node.set_parameters([Parameter("surprise.threshold", value=1e-6)])
+    robot.live(300, done=lambda: "not as predicted" in figures(diagnostics, "surprise").get("message", ""))
+    said = figures(diagnostics, "surprise")
+    assert (said["level"], said["threshold"]) == (1, "1e-06")
+    assert int(said["images_surprising"]) > 0
+    node.set_parameters([Parameter("surprise.threshold", value=0.0)])
+    robot.live(300, done=lambda: figures(diagnostics, "surprise").get("message") == "off")
 
 
 def test_diagnostics_say_how_camera_commands_inference_and_model_are(graph, bundle, state):

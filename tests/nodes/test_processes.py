@@ -29,7 +29,7 @@ def test_the_predictor_ends_cleanly_while_it_predicts(graph, bundle, domain, tmp
     process = start("predictor", domain, log, "-p", f"model.bundle:={bundle.path}", "-r", "~/input/image:=/camera/image_raw")
     try:
         robot.connect()
-        surprises = robot.listen("/predictor/surprise", "std_msgs/msg/Float32")
+        surprises = robot.listen("/predictor/surprise", "longscape_msgs/msg/Surprise")
         robot.live(400, done=lambda: surprises)
         process.send_signal(number)
         assert process.wait(WAIT_S) == 0

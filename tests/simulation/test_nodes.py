@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -74,10 +75,10 @@ class Graph:
         self.parts.append(kind(node))
         return self.parts[-1]
 
-    def driver(self) -> Any:
+    def driver(self, **parameters: Any) -> Any:
         from longscape_ros.simulation.driver import Driver
 
-        return self.part(Driver, "simulated_arm", image_size=SIZE)
+        return self.part(Driver, "simulated_arm", image_size=SIZE, **parameters)
 
     def policy(self) -> Any:
         from longscape_ros.simulation.policy import Policy
@@ -249,6 +250,31 @@ def test_trajectories_of_other_names_or_of_the_past_are_refused_counted_and_said
     assert "Played: 6 images, 8 images_left_out, 1 trajectories, 2 trajectories_refused." in capfd.readouterr().err
 
 
+def test_a_disturbed_driver_tells_when_it_is_disturbed_and_moves_on_undisturbed_until_then(graphics, graph):
+    driver = graph.driver(disturbance="block:0.2", disturbance_after=0.25)
+    told = graph.listen(topics.DISTURBANCE_TOPIC, topics.STRING)
+    joints = graph.listen(topics.JOINT_STATES_TOPIC, topics.JOINT_STATE)
+    commands = graph.publisher(topics.TRAJECTORY_TOPIC, topics.TRAJECTORY)
+    plan = np.tile(SimulatedArm(TASK, SEED).target, (16, 1)) + np.outer(np.arange(1, 17), (0.02, 0, 0))
+    plan = np.hstack([plan, np.zeros((16, 1))])
+    commands.publish(graph.messages.trajectory(stamp_ns(1), plan))
+    graph.until(lambda: driver.counters["trajectories"] == 1)
+    for step in range(1, 12):
+        graph.advance()
+        graph.until(lambda at=step: stamps(joints)[-1:] == [stamp_ns(at)])
+    graph.until(lambda: told)
+    (message,) = told
+    report = json.loads(message.data)
+    assert (report["kind"], report["begin_ns"], report["end_ns"]) == ("block", stamp_ns(6), stamp_ns(10))
+    twin = SimulatedArm(TASK, SEED)
+    for step in range(5):
+        twin.step(plan[step])
+    hands = {nanoseconds(joint.header.stamp): list(joint.position) for joint in joints}
+    assert hands[stamp_ns(6)] == twin.measured.tolist()
+    twin.step(plan[5])
+    assert hands[stamp_ns(7)] != twin.measured.tolist()
+
+
 def test_an_episode_that_cannot_be_simulated_is_refused(graphics, graph):
     from longscape_ros.simulation.driver import Driver
 
@@ -256,6 +282,8 @@ def test_an_episode_that_cannot_be_simulated_is_refused(graphics, graph):
         Driver(graph.add("one", task="juggle"))
     with pytest.raises(InputError, match="Got image size 8, expected 16 to 480 pixels"):
         Driver(graph.add("two", image_size=8))
+    with pytest.raises(InputError, match="Got the disturbance 'kick', expected one of bump, move, block, grip"):
+        Driver(graph.add("three", disturbance="kick"))
 
 
 # The policy
