@@ -17,7 +17,7 @@ from longscape_ros.runtime.backend import FP16, INT8
 from longscape_ros.runtime.kinds import is_verified
 from longscape_ros.simulation.generate import EpisodeConfig, record_bag
 
-SIZES = {"default": 64}
+SIZES = {"default": 64, "default_128": 128}
 """Name -> height and width of the images."""
 
 LARGEST_BYTES = 40_000_000
