@@ -26,7 +26,7 @@ from support.workspace import (
 from longscape_ros.embedded.messages import TypeLibrary
 
 WAIT_S = 900
-MESSAGES = ("ActionSequence", "ActionSequenceArray", "CandidateCosts", "PredictedVideo")
+MESSAGES = ("ActionSequence", "ActionSequenceArray", "CandidateCosts", "PredictedVideo", "Surprise")
 FAILING = "def test_that_fails():\n    assert False\n"
 
 

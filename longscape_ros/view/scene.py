@@ -367,7 +367,7 @@ def _encoded(rgb: NDArray[np.uint8]) -> Picture:
 
 
 def _distance(rgb: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
-    """Root mean square difference of an image and what was predicted for it, black to white counting as 1, as ``~/surprise`` has it."""
+    """Root mean square difference of an image and what was predicted for it, black to white counting as 1."""
     height, width = expected.shape[:2]
     difference = resize_rgb(rgb, (height, width)).astype(np.float32) - expected
     return float(np.sqrt(np.mean(np.square(difference)))) / 255.0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -131,7 +132,7 @@ def joined(robot: Robot, *topics: str) -> None:
 def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path):
     robot, _ = graph.robot(), graph.predictor(bundle)
     predictions = robot.listen("/predictor/prediction", "longscape_msgs/msg/PredictedVideo")
-    surprises = robot.listen("/predictor/surprise", "std_msgs/msg/Float32")
+    surprises = robot.listen("/predictor/surprise", "longscape_msgs/msg/Surprise")
     layout = blueprint(8, live=True, parts=tuple(Part))
     with open_stream(Target(save=tmp_path / "live.rrd"), "live", layout, say=lambda text: None) as stream:
         listener = graph.listener(SceneConfig(horizon=8), Drawing(stream))
@@ -158,7 +159,7 @@ def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path)
     assert {"/inference/delay_ms", "/states/predicted_expert", "/texts/model", "/texts/diagnostics"} <= set(rrd.rows)
     assert {f"/diagnostics/{part}" for part in ("camera", "commands", "inference", "model")} <= set(rrd.rows)
     published = [row.only("Scalars:scalars") for row in rrd.rows["/surprise/surprise"]]
-    assert set(published) <= {message.data for message in surprises}
+    assert {error for error in published if not math.isnan(error)} <= {message.error for message in surprises}
     assert len(published) == figures["surprises"] >= LEAST["surprise"]
     assert rrd.rows["/error/now"]
 
