@@ -160,7 +160,7 @@ def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path)
     assert {f"/diagnostics/{part}" for part in ("camera", "commands", "inference", "model")} <= set(rrd.rows)
     published = [row.only("Scalars:scalars") for row in rrd.rows["/surprise/surprise"]]
     assert {error for error in published if not math.isnan(error)} <= {message.error for message in surprises}
-    assert len(published) == figures["surprises"] >= LEAST["surprise"]
+    assert len(published) + len(rrd.rows["/surprise/image"]) == figures["surprises"] >= LEAST["surprise"]
     assert rrd.rows["/error/now"]
 
 
