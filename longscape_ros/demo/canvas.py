@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo's pictures have in common: a typeface, and pixels enlarged without blur."""
+"""What the demo's pictures have in common: a typeface, and enlarged pixels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from longscape_ros.demo.palette import TEXT, Colour
+
+LEAST_FILLED = 0.9
+"""Share of a box that a picture has to fill when its pixels become squares."""
 
 
 @functools.cache
@@ -33,11 +36,13 @@ def write(
 
 
 def enlarge(rgb: NDArray[np.uint8], box: int) -> Image.Image:
-    """uint8 [H, W, 3] -> a picture by the largest whole factor that fits a square of ``box`` pixels, each pixel a square."""
+    """uint8 [H, W, 3] -> a picture that fits a square of ``box`` pixels.
+
+    Each pixel is a square where a whole factor fills nine tenths of the box; else the picture is scaled to fill it.
+    """
     height, width = rgb.shape[:2]
-    factor = box // max(height, width)
-    if factor < 1:
-        picture = Image.fromarray(rgb)
-        picture.thumbnail((box, box))
-        return picture
+    largest = max(height, width)
+    factor = box // largest
+    if factor * largest < LEAST_FILLED * box:
+        return Image.fromarray(rgb).resize((box * width // largest, box * height // largest), Image.Resampling.LANCZOS)
     return Image.fromarray(rgb.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -11,6 +11,7 @@ from longscape_ros.demo.recording import Recording
 
 pytest.importorskip("PIL", reason="no pillow; install it with: pip install 'longscape_ros[video]'")
 
+from longscape_ros.demo.canvas import enlarge
 from longscape_ros.demo.sheet import choose, write_sheet
 from longscape_ros.demo.video import HEIGHT, WIDTH, Film, write_video
 
@@ -108,3 +109,16 @@ def test_a_prediction_whose_future_was_not_seen_is_not_on_the_sheet(recording):
 
 def test_a_contact_sheet_without_predictions_says_so(tmp_path):
     assert write_sheet(Recording((), (), ()), tmp_path / "sheet.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "expected"),
+    [((64, 64), 192, (192, 192)), ((128, 128), 192, (192, 192)), ((48, 64), 320, (320, 240)), ((480, 640), 320, (320, 240))],
+)
+def test_a_picture_fills_its_box(size, box, expected):
+    rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    picture = enlarge(rgb, box)
+    assert picture.size == expected
+    if box % size[1] == 0:
+        factor = box // size[1]
+        assert np.array_equal(np.asarray(picture)[::factor, ::factor], rgb)
