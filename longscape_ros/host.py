@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,23 @@ def leave(status: int) -> NoReturn:
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
             stream.flush()
     os._exit(status)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C, a KeyboardInterrupt, so that nothing half done is left behind; on another than the main thread, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | None) -> int:

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +23,7 @@ from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICT
 from longscape_ros.demo.sight import Listener, Sight
 from longscape_ros.demo.terminal import ProcessSight, Scene, View, make_view
 from longscape_ros.errors import HostError, InputError
+from longscape_ros.host import ended_by_sigterm
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, choose_graphics
 from longscape_ros.simulation.skills import SKILLS
@@ -89,7 +87,7 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> Figures:
     outputs = Outputs(config.output)
     outputs.clear()
     title = f"longscape demo: {config.task}, seed {config.seed}"
-    with _interruptible():
+    with ended_by_sigterm():
         play = _Play(config, bundle, outputs, console)
         play.run(title)
         if not outputs.bag.exists():
@@ -274,23 +272,6 @@ class _Stage:
             self._recorded_s = time.monotonic() - self._recording_since_s
         self.show(phase)
         time.sleep(TICK_S)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as SIGINT does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 @contextlib.contextmanager
