@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,3 +35,12 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no recordings of real robots in {folder}; set LONGSCAPE_SHARED to the folder that has data/ and ros2_truth/")
     return folder
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A DDS domain of the test's own, on loopback."""
+    number = random.SystemRandom().randrange(1, 100)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    return number

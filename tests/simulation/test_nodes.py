@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -148,14 +147,6 @@ class Robot:
     def measured(self) -> np.ndarray:
         """float64 [n, 4], at each image."""
         return np.array([list(message.position) for message in self.joints])
-
-
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> int:
-    number = random.SystemRandom().randrange(1, 100)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return number
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.graph import Graph, own_graph
 from support.robot import IMAGE_TOPIC, NAMES, STEP_NS, TRAJECTORY_TOPIC, Robot, isolated_environment, message_class, write_robot_bundle
 from support.rrd import Rrd
 
@@ -29,7 +29,6 @@ WAIT_S = 60.0
 LEAST = {"camera": 10, "prediction": 5, "commands": 1, "surprise": 3, "diagnostics": 1, "model": 1}
 """Messages of each part that a live test waits for."""
 
-REMAPPINGS = ("-r", f"~/input/image:={IMAGE_TOPIC}")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -38,73 +37,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_robot_bundle(tmp_path_factory.mktemp("bundles") / "robot")
 
 
-class Graph:
-    """A robot and its predictor in this process."""
-
-    def __init__(self) -> None:
-        from rclpy.context import Context
-        from rclpy.executors import SingleThreadedExecutor
-
-        self.context = Context()
-        self.context.init(args=[])
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self._nodes: list[Any] = []
-
-    def spin_once(self) -> None:
-        self.executor.spin_once(timeout_sec=0.01)
-
-    def robot(self, name: str = "robot", **options: Any) -> Robot:
-        from rclpy.node import Node
-
-        node = Node(name, context=self.context, **options)
-        self._nodes.append(node)
-        self.executor.add_node(node)
-        return Robot(node, self.spin_once)
-
-    def predictor(self, bundle: Bundle) -> Any:
-        from rclpy.parameter import Parameter
-
-        from longscape_ros.nodes.predictor_node import PredictorNode
-
-        values = {"model.bundle": str(bundle.path), "model.threads": 1, "diagnostic_updater.period": 0.2}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        node = PredictorNode(context=self.context, cli_args=["--ros-args", *REMAPPINGS], parameter_overrides=overrides)
-        self._nodes.append(node)
-        self.executor.add_node(node)
-        return node
-
-    def listener(self, scene: SceneConfig, drawing: Drawing) -> Listener:
-        from rclpy.node import Node
-
-        node = Node("longscape_view", context=self.context)
-        self._nodes.append(node)
-        self.executor.add_node(node)
-        return Listener(node, Wanted(), scene, drawing)
-
-    def close(self) -> None:
-        for node in self._nodes:
-            getattr(node, "close", lambda: None)()
-            node.destroy_node()
-        self.executor.shutdown()
-        self.context.try_shutdown()
-
-
-@pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> int:
-    number = random.SystemRandom().randrange(1, 101)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return number
-
-
 @pytest.fixture
 def graph(domain: int) -> Iterator[Graph]:
-    from longscape_ros.embedded import ensure_rclpy
-
-    ensure_rclpy()
-    made = Graph()
-    yield made
-    made.close()
+    yield from own_graph()
 
 
 @pytest.fixture
@@ -130,12 +65,14 @@ def joined(robot: Robot, *topics: str) -> None:
 
 
 def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path):
-    robot, _ = graph.robot(), graph.predictor(bundle)
+    from rclpy.node import Node
+
+    robot, _ = graph.robot(), graph.predictor(bundle, diagnostic_updater__period=0.2)
     predictions = robot.listen("/predictor/prediction", "longscape_msgs/msg/PredictedVideo")
     surprises = robot.listen("/predictor/surprise", "longscape_msgs/msg/Surprise")
     layout = blueprint(8, live=True, parts=tuple(Part))
     with open_stream(Target(save=tmp_path / "live.rrd"), "live", layout, say=lambda text: None) as stream:
-        listener = graph.listener(SceneConfig(horizon=8), Drawing(stream))
+        listener = Listener(graph.add(Node("longscape_view", context=graph.context)), Wanted(), SceneConfig(horizon=8), Drawing(stream))
         counts = listener.feed.scene.counts
         robot.connect()
         joined(robot, IMAGE_TOPIC, TRAJECTORY_TOPIC, "/predictor/prediction")
