@@ -156,8 +156,9 @@ class Pipeline:
         self.newest_comparison: Comparison | None = None
         """Of the newest image that was compared."""
         self._states = dict.fromkeys(State, 0)
-        self._worker = InferenceWorker(predictor, self._finish, on_error)
+        self._worker = InferenceWorker(predictor, self._finish, self._fail)
         self._on_prediction = on_prediction
+        self._on_error = on_error
         self._moves = {d.name for d in manifest.action_space.dimensions if d.kind in ("velocity", "delta")}
         self._commanded_until_ns: dict[tuple[str, ...], int] = {}  # names of a stream -> when its last command was over
         self._received_ns: int | None = None
@@ -300,7 +301,10 @@ class Pipeline:
             show_anchor=asked.expectation is not None,
         )
         self._counters["requests"] += 1
-        self._worker.submit(request)
+        replaced = self._worker.submit(request)
+        if replaced is not None:
+            with self._lock:
+                self._asked.pop(replaced.snapshot.anchor_ns, None)
         return request
 
     def _expect(self, snapshot: Snapshot, received_ns: int) -> _Asked:
@@ -338,11 +342,16 @@ class Pipeline:
         self.latency_ms.add(waited_ms + 1e3 * (time.perf_counter() - begin_s))
         self._compare(prediction)
 
+    def _fail(self, error: Exception) -> None:
+        """On the worker's thread, in the place of a prediction: what is waiting, if anything, is what was asked last."""
+        with self._lock:
+            self._asked = {anchor_ns: self._asked[anchor_ns] for anchor_ns in list(self._asked)[-1:]}
+        self._on_error(error)
+
     def _compare(self, prediction: Prediction) -> None:
         """Compares the image that the prediction was made from with what was predicted of it before."""
         with self._lock:
             asked = self._asked.pop(prediction.anchor_ns, None)
-            self._asked = {anchor_ns: other for anchor_ns, other in self._asked.items() if anchor_ns > prediction.anchor_ns}
         if asked is None:  # from before the clock was set back
             return
         threshold = self.limits.surprise_threshold

@@ -315,6 +315,16 @@ def test_a_prediction_that_fails_is_reported_and_the_next_one_is_made(rigs, pred
     assert rig.pipeline.counters["inference_errors"] == 1
 
 
+def test_nothing_piles_up_while_predictions_fail(rigs, predictor, monkeypatch):
+    rig = rigs()
+    rig.plan(ramp(96))
+    monkeypatch.setattr(predictor.backend, "denoise", lambda *a: (_ for _ in ()).throw(InputError("no")))
+    for step in range(6):
+        rig.image(step)
+        assert isinstance(rig.predictions.get(timeout=WAIT_S), InputError)
+    assert len(rig.pipeline._asked) <= 1
+
+
 def test_a_configuration_below_zero_is_refused():
     with pytest.raises(InputError, match="expected none below 0"):
         PipelineConfig(horizon=-1)
