@@ -45,7 +45,7 @@ class JumpThreshold:
 
 
 class TimeJump:
-    """A jump of a clock: by how much, and whether its source changed."""
+    """A jump of a clock: by how much, and whether its source changed; then it is said to be 0."""
 
     def __init__(self, clock_change: ClockChange, delta: Duration) -> None:
         if not isinstance(clock_change, ClockChange):
@@ -212,18 +212,17 @@ class ROSClock(Clock):
             raise TypeError(f"Time must be specified as rclpy.time.Time. Received type: {type(time)}")
         value = time.nanoseconds
         if self._active:
-            self._jump(ClockChange.ROS_TIME_NO_CHANGE, lambda: setattr(self, "_override", value))
+            self._jump(ClockChange.ROS_TIME_NO_CHANGE, lambda: setattr(self, "_override", value), value - self._nanoseconds())
         else:
             self._override = value
 
-    def _jump(self, change: ClockChange, apply: Callable[[], None]) -> None:
-        before = self._nanoseconds()
-        handles = list(self._jump_handles)
+    def _jump(self, change: ClockChange, apply: Callable[[], None], delta_ns: int = 0) -> None:
+        jump = TimeJump(change, Duration(nanoseconds=delta_ns))
+        handles = [handle for handle in self._jump_handles if handle.threshold.passed_by(jump)]
         for handle in handles:
             if handle.pre_callback is not None:
                 handle.pre_callback()
         apply()
-        jump = TimeJump(change, Duration(nanoseconds=self._nanoseconds() - before))
         for handle in handles:
-            if handle.post_callback is not None and handle.threshold.passed_by(jump):
+            if handle.post_callback is not None:
                 handle.post_callback(jump)

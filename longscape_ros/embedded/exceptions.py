@@ -41,7 +41,7 @@ class NotInitializedException(Exception):  # noqa: N818
 
 
 class NoTypeSupportImportedException(Exception):  # noqa: N818
-    """A class that is no ROS message was given where one is needed."""
+    """A message's or a service's class lacks its C code; the embedded graph's never do."""
 
     def __init__(self) -> None:
         super().__init__("no type_support imported")

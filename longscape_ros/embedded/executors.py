@@ -312,13 +312,13 @@ class Executor:
             return self._waiter
 
     def _until_next_timer(self) -> int | None:
-        waits = [
+        waits = (
             timer.time_until_next_call()
             for node in self.get_nodes()
             for timer in node.timers
-            if not (timer.is_canceled() or timer.is_driven()) and timer.callback_group.can_execute(timer)
-        ]
-        return min(waits, default=None)
+            if not timer.is_driven() and timer.callback_group.can_execute(timer)
+        )
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _take_work(self) -> _Work | None:
         """The next callback that may run, in turn over everything that is ready."""

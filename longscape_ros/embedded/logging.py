@@ -274,7 +274,7 @@ def get_logger_effective_level(name: str) -> LoggingSeverity:
 def get_logging_severity_from_string(log_severity: str) -> LoggingSeverity:
     """The severity of a name in any case."""
     try:
-        return LoggingSeverity[{"WARNING": "WARN"}.get(log_severity.upper(), log_severity.upper())]
+        return LoggingSeverity[log_severity.upper()]
     except KeyError:
         raise RuntimeError(f"Got the log level {log_severity!r}, expected one of {[level.name for level in LoggingSeverity]}.") from None
 

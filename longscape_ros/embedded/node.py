@@ -18,7 +18,6 @@ from longscape_ros.embedded.events import PublisherEventCallbacks, SubscriptionE
 from longscape_ros.embedded.exceptions import (
     InvalidHandle,
     NotInitializedException,
-    NoTypeSupportImportedException,
 )
 from longscape_ros.embedded.logger_service import LoggingService
 from longscape_ros.embedded.logging import RcutilsLogger, add_sink, get_logger, remove_sink
@@ -309,7 +308,7 @@ class Node:
     def _resolved_endpoint(self, msg_type: Any, topic: str, qos_profile: QoSProfile | int) -> tuple[str, str, QoSProfile]:
         self._check_alive()
         if not (isinstance(msg_type, type) and issubclass(msg_type, Message)):
-            raise NoTypeSupportImportedException()
+            raise AttributeError(f"Got {msg_type!r}, expected the class of a message, such as std_msgs.msg.String.")
         return self.resolve_topic_name(topic), msg_type._TYPE_NAME, _profile(qos_profile)
 
     def destroy_publisher(self, publisher: Publisher) -> bool:
@@ -364,7 +363,7 @@ class Node:
     def _service_end(self, srv_type: Any, name: str, qos_profile: QoSProfile, group: CallbackGroup) -> tuple[Any, ...]:
         self._check_alive()
         if not (isinstance(srv_type, type) and issubclass(srv_type, ServiceType)):
-            raise NoTypeSupportImportedException()
+            raise AttributeError(f"Got {srv_type!r}, expected the class of a service, such as std_srvs.srv.Trigger.")
         resolved = self.resolve_service_name(name)
         return self._context.participant, self._context, srv_type, resolved, qos_profile, group, self._logger
 

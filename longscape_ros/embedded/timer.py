@@ -9,8 +9,10 @@ from typing import Any
 
 from longscape_ros.embedded.clock import Clock, ClockChange, JumpThreshold, TimeJump
 from longscape_ros.embedded.context import Context, get_default_context
-from longscape_ros.embedded.exceptions import InvalidHandle, ROSInterruptException
+from longscape_ros.embedded.exceptions import InvalidHandle, RCLError, ROSInterruptException
 from longscape_ros.embedded.time import Duration
+
+_CHANGES_OF_SOURCE = (ClockChange.ROS_TIME_ACTIVATED, ClockChange.ROS_TIME_DEACTIVATED)
 
 
 class Timer:
@@ -28,7 +30,7 @@ class Timer:
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         if timer_period_ns < 0:
-            raise ValueError(f"Got the timer period {timer_period_ns} ns, expected none below 0.")
+            raise RCLError(f"Got the timer period {timer_period_ns} ns, expected none below 0.")
         self._context = context or get_default_context()
         self._clock, self._wake = clock, wake
         self._period = int(timer_period_ns)
@@ -37,8 +39,9 @@ class Timer:
         self._canceled, self._destroyed = not autostart, False
         self._last_ns = clock.now().nanoseconds
         self._next_ns = self._last_ns + self._period
+        self._left_ns = 0  # until the next call, when the source of time changes
         threshold = JumpThreshold(min_forward=Duration(nanoseconds=1), min_backward=Duration(nanoseconds=-1))
-        self._jumps = clock.create_jump_callback(threshold, post_callback=self._on_jump)
+        self._jumps = clock.create_jump_callback(threshold, pre_callback=self._before_jump, post_callback=self._on_jump)
 
     @property
     def clock(self) -> Clock:
@@ -57,7 +60,7 @@ class Timer:
 
     def is_ready(self) -> bool:
         """Whether it is due."""
-        return not (self._canceled or self._destroyed) and self.time_until_next_call() <= 0
+        return not (self._canceled or self._destroyed) and self._next_ns <= self._clock.now().nanoseconds
 
     def is_canceled(self) -> bool:
         """Whether cancel() was called, and no reset() since."""
@@ -78,9 +81,9 @@ class Timer:
         """Nanoseconds since it last called back."""
         return self._clock.now().nanoseconds - self._last_ns
 
-    def time_until_next_call(self) -> int:
-        """Nanoseconds until it is due, negative if it is late; a very large number once canceled."""
-        return 2**63 - 1 if self._canceled else self._next_ns - self._clock.now().nanoseconds
+    def time_until_next_call(self) -> int | None:
+        """Nanoseconds until it is due, negative if it is late; None once canceled."""
+        return None if self._canceled else self._next_ns - self._clock.now().nanoseconds
 
     def is_driven(self) -> bool:
         """Whether its clock moves only by /clock."""
@@ -94,7 +97,7 @@ class Timer:
             now = self._clock.now().nanoseconds
             self._last_ns = now
             self._next_ns += self._period
-            if self._next_ns < now:
+            if self._next_ns <= now:
                 behind = now - self._next_ns
                 self._next_ns += (behind // self._period + 1) * self._period if self._period else behind
             return self.callback
@@ -104,10 +107,19 @@ class Timer:
         self._destroyed = True
         self._jumps.unregister()
 
+    def _before_jump(self) -> None:
+        now = self._clock.now().nanoseconds
+        with self._lock:
+            self._left_ns = self._next_ns - now if now else 0
+
     def _on_jump(self, jump: TimeJump) -> None:
         now = self._clock.now().nanoseconds
         with self._lock:
-            if jump.clock_change is not ClockChange.ROS_TIME_NO_CHANGE or now < self._last_ns:
+            if jump.clock_change in _CHANGES_OF_SOURCE:
+                if now and self._left_ns:  # as rcl reckons: what was left of the period has passed in the new one
+                    self._last_ns = now - self._left_ns
+                    self._next_ns = self._last_ns + self._period
+            elif now < self._last_ns:
                 self._last_ns, self._next_ns = now, now + self._period
         self._wake()
 

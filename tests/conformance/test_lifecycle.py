@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from longscape_ros.embedded.exceptions import RCLError
-from longscape_ros.embedded.lifecycle import LifecycleNode, LifecycleNodeMixin, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
-from longscape_ros.embedded.messages import message_class
+from lifecycle_msgs.msg import TransitionEvent
+from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
+from std_msgs.msg import String
 
-SUCCESS, FAILURE, ERROR = TransitionCallbackReturn
-String, TransitionEvent = message_class("std_msgs/msg/String"), message_class("lifecycle_msgs/msg/TransitionEvent")
+SUCCESS, FAILURE, ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR
 WAY = {
     "unconfigured": [],
     "inactive": ["configure"],
@@ -53,9 +52,9 @@ class Robot(LifecycleNode):
 
 
 @pytest.fixture
-def make_robot(make_node):
+def make_robot(ros):
     def make(state="unconfigured", **answers):
-        robot = make_node("robot", kind=Robot)
+        robot = ros.node("robot", kind=Robot)
         go(robot, *WAY[state])
         robot.called.clear()
         robot.answers = answers
@@ -150,18 +149,18 @@ def test_a_transition_that_does_not_exist_is_refused_and_nothing_is_called(make_
     assert (state_of(robot), robot.called) == (start, [])
 
 
-def test_a_lifecycle_publisher_is_silent_unless_active(make_robot, make_node, spin):
-    robot, listener = make_robot(), make_node("listener")
+def test_a_lifecycle_publisher_is_silent_unless_active(make_robot, ros):
+    robot, listener = make_robot(), ros.node("listener")
     heard = []
     listener.create_subscription(String, "text", lambda message: heard.append(message.data), 10)
     guarded, free = robot.create_lifecycle_publisher(String, "text", 10), robot.create_publisher(String, "text", 10)
-    assert spin([robot, listener], lambda: guarded.get_subscription_count() == free.get_subscription_count() == 1)
+    assert ros.until(lambda: guarded.get_subscription_count() == free.get_subscription_count() == 1)
     for transition in ("configure", "activate", "deactivate", "activate"):
         guarded.publish(String(data=f"before {transition}"))
         go(robot, transition)
     guarded.publish(String(data="active"))
     free.publish(String(data="end"))
-    assert spin([robot, listener], lambda: "end" in heard)
+    assert ros.until(lambda: "end" in heard)
     assert heard == ["before deactivate", "active", "end"]
     assert guarded.is_activated
 
@@ -180,13 +179,13 @@ def test_the_class_of_a_lifecycle_publisher_is_fixed(make_robot):
         make_robot().create_lifecycle_publisher(String, "text", 10, publisher_class=object)
 
 
-def test_every_step_is_told_on_transition_event(make_robot, make_node, spin):
-    robot, listener = make_robot(), make_node("listener")
+def test_every_step_is_told_on_transition_event(make_robot, ros):
+    robot, listener = make_robot(), ros.node("listener")
     events = []
     listener.create_subscription(TransitionEvent, "/robot/transition_event", events.append, 10)
-    assert spin([listener], lambda: robot._transition_events.get_subscription_count() == 1)
+    assert ros.until(lambda: robot._transition_events.get_subscription_count() == 1)
     go(robot, "configure")
-    assert spin([listener], lambda: len(events) == 2)
+    assert ros.until(lambda: len(events) == 2)
     steps = [(event.transition.id, event.transition.label, event.start_state.label, event.goal_state.label) for event in events]
     assert steps == [
         (1, "configure", "unconfigured", "configuring"),
@@ -196,8 +195,8 @@ def test_every_step_is_told_on_transition_event(make_robot, make_node, spin):
     assert 0 < events[0].timestamp <= events[1].timestamp
 
 
-def test_a_node_can_keep_its_transitions_to_itself(make_node):
-    robot = make_node("robot", kind=Robot, enable_communication_interface=False)
+def test_a_node_can_keep_its_transitions_to_itself(ros):
+    robot = ros.node("robot", kind=Robot, enable_communication_interface=False)
     assert go(robot, "configure") == [SUCCESS]
     assert "/robot/transition_event" not in [publisher.topic_name for publisher in robot.publishers]
 

@@ -8,17 +8,16 @@ import time
 
 import pytest
 
-from longscape_ros.embedded import api
-from longscape_ros.embedded.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from longscape_ros.embedded.context import Context
-from longscape_ros.embedded.exceptions import InvalidHandle, NotInitializedException
-from longscape_ros.embedded.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
-from longscape_ros.embedded.messages import message_class
-from longscape_ros.embedded.node import Node
-from longscape_ros.embedded.task import Future
+import rclpy
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle, NotInitializedException
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+from std_msgs.msg import String
+from support.ros import PATIENCE_S
 
-PATIENCE_S = 30
-String = message_class("std_msgs/msg/String")
 both_kinds = pytest.mark.parametrize("kind", [SingleThreadedExecutor, MultiThreadedExecutor])
 
 
@@ -72,16 +71,16 @@ def spin_until(executor, condition):
     return bool(condition())
 
 
-def test_a_single_threaded_executor_runs_callbacks_where_it_spins(make_node, executor_of):
-    node = make_node()
+def test_a_single_threaded_executor_runs_callbacks_where_it_spins(ros, executor_of):
+    node = ros.node()
     threads = []
     node.create_guard_condition(lambda: threads.append(threading.current_thread())).trigger()
     executor_of(SingleThreadedExecutor, node).spin_once(timeout_sec=PATIENCE_S)
     assert threads == [threading.current_thread()]
 
 
-def test_a_multi_threaded_executor_runs_callbacks_in_its_own_threads(make_node, executor_of):
-    node = make_node()
+def test_a_multi_threaded_executor_runs_callbacks_in_its_own_threads(ros, executor_of):
+    node = ros.node()
     threads = []
     node.create_guard_condition(lambda: threads.append(threading.current_thread())).trigger()
     assert spin_until(executor_of(MultiThreadedExecutor, node), lambda: threads)
@@ -89,8 +88,8 @@ def test_a_multi_threaded_executor_runs_callbacks_in_its_own_threads(make_node, 
 
 
 @both_kinds
-def test_messages_timers_and_conditions_are_served(make_node, executor_of, kind):
-    node = make_node()
+def test_messages_timers_and_conditions_are_served(ros, executor_of, kind):
+    node = ros.node()
     served = []
     node.create_subscription(String, "text", lambda message: served.append(message.data), 10)
     publisher = node.create_publisher(String, "text", 10)
@@ -104,15 +103,15 @@ def test_messages_timers_and_conditions_are_served(make_node, executor_of, kind)
     assert set(served) == {"message", "timer", "condition"}
 
 
-def test_spinning_once_without_work_lasts_until_the_timeout(make_node, executor_of):
-    executor = executor_of(SingleThreadedExecutor, make_node())
+def test_spinning_once_without_work_lasts_until_the_timeout(ros, executor_of):
+    executor = executor_of(SingleThreadedExecutor, ros.node())
     start = time.monotonic()
     executor.spin_once(timeout_sec=0.1)
     assert time.monotonic() - start > 0.05
 
 
-def test_spinning_once_runs_one_callback(make_node, executor_of):
-    node = make_node()
+def test_spinning_once_runs_one_callback(ros, executor_of):
+    node = ros.node()
     ran = []
     for name in "ab":
         node.create_guard_condition(lambda name=name: ran.append(name)).trigger()
@@ -123,8 +122,8 @@ def test_spinning_once_runs_one_callback(make_node, executor_of):
     assert ran == ["a", "b"]
 
 
-def test_a_timer_that_is_always_due_lets_others_have_their_turn(make_node, executor_of):
-    node = make_node()
+def test_a_timer_that_is_always_due_lets_others_have_their_turn(ros, executor_of):
+    node = ros.node()
     order = []
     node.create_timer(0.0, lambda: order.append("timer"))
     for _ in range(2):
@@ -135,8 +134,8 @@ def test_a_timer_that_is_always_due_lets_others_have_their_turn(make_node, execu
     assert sorted(order) == ["condition", "condition", "timer"]
 
 
-def test_a_destroyed_timer_never_fires_again(make_node, executor_of):
-    node = make_node()
+def test_a_destroyed_timer_never_fires_again(ros, executor_of):
+    node = ros.node()
     fired = []
     timer, other = node.create_timer(0.01, lambda: fired.append("destroyed")), node.create_timer(0.01, lambda: fired.append("other"))
     executor = executor_of(SingleThreadedExecutor, node)
@@ -147,8 +146,8 @@ def test_a_destroyed_timer_never_fires_again(make_node, executor_of):
     assert not other.is_canceled()
 
 
-def test_a_condition_triggered_twice_calls_back_once(make_node, executor_of):
-    node = make_node()
+def test_a_condition_triggered_twice_calls_back_once(ros, executor_of):
+    node = ros.node()
     ran = []
     guard = node.create_guard_condition(lambda: ran.append(1))
     guard.trigger()
@@ -162,8 +161,8 @@ def test_a_condition_triggered_twice_calls_back_once(make_node, executor_of):
         guard.trigger()
 
 
-def test_a_condition_wakes_who_waits_in_another_thread(make_node, executor_of):
-    node = make_node()
+def test_a_condition_wakes_who_waits_in_another_thread(ros, executor_of):
+    node = ros.node()
     ran = threading.Event()
     guard = node.create_guard_condition(ran.set)
     executor = executor_of(SingleThreadedExecutor, node)
@@ -175,8 +174,8 @@ def test_a_condition_wakes_who_waits_in_another_thread(make_node, executor_of):
 
 
 @both_kinds
-def test_what_is_created_while_spinning_is_served(make_node, executor_of, kind):
-    node = make_node("early")
+def test_what_is_created_while_spinning_is_served(ros, executor_of, kind):
+    node = ros.node("early")
     heard = threading.Event()
     executor = executor_of(kind, node)
     spinning = Spinning(executor)
@@ -185,7 +184,7 @@ def test_what_is_created_while_spinning_is_served(make_node, executor_of, kind):
     assert wait_until(lambda: publisher.get_subscription_count() == 1)
     publisher.publish(String())
     assert heard.wait(PATIENCE_S)
-    late = make_node("late")
+    late = ros.node("late")
     fired = threading.Event()
     late.create_timer(0.01, fired.set)
     executor.add_node(late)
@@ -194,8 +193,8 @@ def test_what_is_created_while_spinning_is_served(make_node, executor_of, kind):
     assert spinning.outcome() == "returned"
 
 
-def test_a_node_is_added_once_and_belongs_to_one_executor(make_node, executor_of):
-    node = make_node()
+def test_a_node_is_added_once_and_belongs_to_one_executor(ros, executor_of):
+    node = ros.node()
     first, second = executor_of(SingleThreadedExecutor), executor_of(SingleThreadedExecutor)
     assert [first.add_node(node), first.add_node(node)] == [True, False]
     assert second.add_node(node)
@@ -204,21 +203,21 @@ def test_a_node_is_added_once_and_belongs_to_one_executor(make_node, executor_of
     assert second.get_nodes() == []
 
 
-def test_callbacks_of_a_removed_node_rest_even_if_they_were_ready_before(make_node):
-    node, other = make_node("removed"), make_node("other")
+def test_callbacks_of_a_removed_node_rest_even_if_they_were_ready_before(ros):
+    node, other = ros.node("removed"), ros.node("other")
     ran = []
     for name in "ab":
         node.create_guard_condition(lambda name=name: ran.append(name)).trigger()
     other.create_guard_condition(lambda: ran.append("other")).trigger()
-    api.spin_once(node, timeout_sec=0)
-    api.spin_once(other, timeout_sec=0)
+    rclpy.spin_once(node, timeout_sec=0)
+    rclpy.spin_once(other, timeout_sec=0)
     assert ran == ["a", "other"]
-    api.spin_once(node, timeout_sec=0)
+    rclpy.spin_once(node, timeout_sec=0)
     assert ran == ["a", "other", "b"]
 
 
-def test_reentrant_callbacks_run_at_once(make_node, executor_of):
-    node = make_node()
+def test_reentrant_callbacks_run_at_once(ros, executor_of):
+    node = ros.node()
     meeting = threading.Barrier(2, timeout=PATIENCE_S)
     met = []
     group = ReentrantCallbackGroup()
@@ -228,8 +227,8 @@ def test_reentrant_callbacks_run_at_once(make_node, executor_of):
 
 
 @pytest.mark.parametrize("group", [MutuallyExclusiveCallbackGroup(), None])
-def test_callbacks_of_an_exclusive_group_wait_for_each_other_and_hold_up_no_one_else(make_node, executor_of, group):
-    node = make_node()
+def test_callbacks_of_an_exclusive_group_wait_for_each_other_and_hold_up_no_one_else(ros, executor_of, group):
+    node = ros.node()
     release, order = threading.Event(), []
 
     def first():
@@ -250,8 +249,8 @@ def test_callbacks_of_an_exclusive_group_wait_for_each_other_and_hold_up_no_one_
     assert order == ["first starts", "free", "first ends", "second"]
 
 
-def test_a_coroutine_holds_its_group_until_it_ends(make_node, executor_of):
-    node = make_node()
+def test_a_coroutine_holds_its_group_until_it_ends(ros, executor_of):
+    node = ros.node()
     answer, order = Future(), []
 
     async def ask():
@@ -269,8 +268,8 @@ def test_a_coroutine_holds_its_group_until_it_ends(make_node, executor_of):
 
 
 @both_kinds
-def test_tasks_run_with_the_callbacks_and_give_results(make_node, executor_of, kind):
-    executor = executor_of(kind, make_node())
+def test_tasks_run_with_the_callbacks_and_give_results(ros, executor_of, kind):
+    executor = executor_of(kind, ros.node())
 
     async def double(number):
         return 2 * await executor.create_task(lambda: number)
@@ -281,8 +280,8 @@ def test_tasks_run_with_the_callbacks_and_give_results(make_node, executor_of, k
 
 
 @both_kinds
-def test_an_exception_comes_out_of_spinning(make_node, executor_of, kind):
-    node = make_node()
+def test_an_exception_comes_out_of_spinning(ros, executor_of, kind):
+    node = ros.node()
 
     def stumble():
         raise KeyError("stumbled")
@@ -297,9 +296,9 @@ def test_an_exception_comes_out_of_spinning(make_node, executor_of, kind):
     assert isinstance(task.exception(), KeyError)
 
 
-def test_a_future_done_in_another_thread_ends_the_wait_for_it(make_node, executor_of):
+def test_a_future_done_in_another_thread_ends_the_wait_for_it(ros, executor_of):
     future = Future()
-    executor = executor_of(SingleThreadedExecutor, make_node())
+    executor = executor_of(SingleThreadedExecutor, ros.node())
     executor.spin_until_future_complete(future, timeout_sec=0.01)
     assert not future.done()
     threading.Timer(0.05, future.set_result, ["done"]).start()
@@ -307,8 +306,8 @@ def test_a_future_done_in_another_thread_ends_the_wait_for_it(make_node, executo
     assert future.result() == "done"
 
 
-def test_a_future_tells_its_callbacks_once(make_node, executor_of):
-    executor = executor_of(SingleThreadedExecutor, make_node())
+def test_a_future_tells_its_callbacks_once(ros, executor_of):
+    executor = executor_of(SingleThreadedExecutor, ros.node())
     seen = []
     future = Future(executor=executor)
     future.add_done_callback(lambda done: seen.append(done.result()))
@@ -321,23 +320,23 @@ def test_a_future_tells_its_callbacks_once(make_node, executor_of):
     assert seen == [1, True]
 
 
-def test_functions_of_rclpy_spin_a_single_node(make_node, context):
-    node = make_node()
+def test_functions_of_rclpy_spin_a_single_node(ros, context):
+    node = ros.node()
     ran, future = [], Future()
     node.create_guard_condition(lambda: ran.append(1)).trigger()
-    api.spin_once(node, timeout_sec=PATIENCE_S)
+    rclpy.spin_once(node, timeout_sec=PATIENCE_S)
     node.create_timer(0.01, lambda: future.set_result("fired"))
-    api.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
     assert (ran, future.result(), node.executor) == ([1], "fired", None)
     node.create_guard_condition(context.try_shutdown).trigger()
-    api.spin(node)
+    rclpy.spin(node)
     assert not context.ok()
 
 
 @both_kinds
 @pytest.mark.parametrize("what", ["executor", "context"])
-def test_shutting_down_ends_spinning(make_node, executor_of, context, kind, what):
-    node = make_node()
+def test_shutting_down_ends_spinning(ros, executor_of, context, kind, what):
+    node = ros.node()
     running = threading.Event()
     node.create_timer(0.01, running.set)
     executor = executor_of(kind, node)
@@ -348,8 +347,8 @@ def test_shutting_down_ends_spinning(make_node, executor_of, context, kind, what
 
 
 @pytest.mark.parametrize("what", ["future", "executor", "context"])
-def test_what_ends_spinning_is_noticed_while_work_is_looked_for(make_node, executor_of, context, monkeypatch, what):
-    executor, future = executor_of(SingleThreadedExecutor, make_node()), Future()
+def test_what_ends_spinning_is_noticed_while_work_is_looked_for(ros, executor_of, context, monkeypatch, what):
+    executor, future = executor_of(SingleThreadedExecutor, ros.node()), Future()
     executor.spin_once(timeout_sec=0)
     end = {"future": lambda: future.set_result(1), "executor": executor.shutdown, "context": context.try_shutdown}[what]
     look_for_work = executor._take_work
@@ -364,23 +363,23 @@ def test_what_ends_spinning_is_noticed_while_work_is_looked_for(make_node, execu
 
 
 @both_kinds
-def test_a_callback_may_shut_its_executor_down(make_node, executor_of, kind):
-    node = make_node()
+def test_a_callback_may_shut_its_executor_down(ros, executor_of, kind):
+    node = ros.node()
     executor = executor_of(kind, node)
     node.create_guard_condition(executor.shutdown).trigger()
     assert Spinning(executor).outcome() == "returned"
     assert wait_until(lambda: (executor.get_nodes(), node.executor) == ([], None))
 
 
-def test_spinning_after_shutdown_is_refused(make_node, executor_of, context):
-    executor = executor_of(SingleThreadedExecutor, make_node())
+def test_spinning_after_shutdown_is_refused(ros, executor_of, context):
+    executor = executor_of(SingleThreadedExecutor, ros.node())
     context.shutdown()
     with pytest.raises(ExternalShutdownException):
         executor.spin_once(timeout_sec=0)
 
 
-def test_shutting_down_waits_for_what_runs(make_node, context):
-    node = make_node()
+def test_shutting_down_waits_for_what_runs(ros, context):
+    node = ros.node()
     started, release = threading.Event(), threading.Event()
     node.create_guard_condition(lambda: started.set() or release.wait(PATIENCE_S)).trigger()
     with MultiThreadedExecutor(2, context=context) as executor:
@@ -393,8 +392,8 @@ def test_shutting_down_waits_for_what_runs(make_node, context):
         assert spinning.outcome() == "returned"
 
 
-def test_shutting_down_does_not_wait_for_a_coroutine_that_waits(make_node, executor_of):
-    node = make_node()
+def test_shutting_down_does_not_wait_for_a_coroutine_that_waits(ros, executor_of):
+    node = ros.node()
     reached, never = [], Future()
 
     async def wait():

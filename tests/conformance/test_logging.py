@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from longscape_ros.embedded.logging import LoggingSeverity, get_logger, get_logging_severity_from_string
-from longscape_ros.embedded.messages import message_class
+from rcl_interfaces.msg import Log
+from rclpy.logging import LoggingSeverity, get_logger, get_logging_severity_from_string
 
 
 def test_a_line_shows_severity_time_name_and_text(capsys):
@@ -57,12 +57,12 @@ def test_the_format_can_be_chosen(capsys, monkeypatch):
     assert capsys.readouterr().err == "f|ERROR|{name}|test_the_format_can_be_chosen\n"
 
 
-def test_a_nodes_lines_reach_rosout(make_node, spin):
-    node, listener = make_node("talker", namespace="/ns"), make_node("listener")
+def test_a_nodes_lines_reach_rosout(ros):
+    node, listener = ros.node("talker", namespace="/ns"), ros.node("listener")
     lines = []
-    listener.create_subscription(message_class("rcl_interfaces/msg/Log"), "/rosout", lines.append, 10)
-    assert spin([listener], lambda: all(p.get_subscription_count() for p in node.publishers if p.topic == "/rosout"))
+    listener.create_subscription(Log, "/rosout", lines.append, 10)
+    assert ros.until(lambda: all(p.get_subscription_count() for p in node.publishers if p.topic == "/rosout"))
     node.get_logger().get_child("part").error("broken")
-    assert spin([listener], lambda: lines)
+    assert ros.until(lambda: lines)
     assert (lines[0].name, lines[0].level, lines[0].msg) == ("ns.talker.part", 40, "broken")
     assert lines[0].file == __file__
