@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,35 +13,49 @@ from typing import Any
 import yaml
 
 from longscape_ros.embedded.exceptions import RCLError, UnknownROSArgsError
+from longscape_ros.embedded.logging import get_logging_severity_from_string
 from longscape_ros.embedded.names import Remap
 
 _WITH_VALUE = {"-p", "--param", "-r", "--remap", "--params-file", "--log-level", "--log-config-file", "-e", "--enclave", "--log-file-name"}
 _LOG_SWITCH = re.compile(r"^--(enable|disable)-(rosout|stdout|external-lib)-logs$")
+_TOKEN = "[A-Za-z_][A-Za-z0-9_]*"
+_NAME = rf"(?:~/|/)?{_TOKEN}(?:/{_TOKEN})*"
+_REMAPS = tuple(
+    re.compile(rf"(?:(?P<node>{_TOKEN}):)?(?P<match>{match}):=(?P<replacement>{replacement})")
+    for match, replacement in (
+        ("__node|__name", _TOKEN),
+        ("__ns", rf"/(?:{_TOKEN}(?:/{_TOKEN})*)?"),
+        (rf"(?!__(?:node|name|ns):=)(?:rostopic://|rosservice://)?{_NAME}", _NAME),
+    )
+)
+_PARAMETER = re.compile(rf"(?:(?P<node>{_TOKEN}):)?(?P<name>{_TOKEN}(?:[./]+{_TOKEN})*):=(?P<value>.+)", re.DOTALL)
+_EVERY_NODE = "/**"
 
-
-@dataclass(frozen=True)
-class ParameterOverride:
-    """One parameter's value for the nodes whose full name matches the pattern (`*` one token, `**` any number)."""
-
-    node: str
-    name: str
-    value: Any
+_TRUE = {"y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE"}
+_FALSE = {"n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"}
+_INTEGER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NO_NUMBER = re.compile(r"([+-]?)\.?(nan|inf)", re.IGNORECASE)
 
 
 @dataclass
 class Arguments:
-    """The parsed ROS arguments, in their order, and what is left for the application."""
+    """The parsed ROS arguments, in their order, and what is left for the application.
+
+    A parameter's override is for the nodes whose full name matches a pattern (`*` one token, `**` any number).
+    """
 
     remaps: list[Remap] = field(default_factory=list)
-    overrides: list[ParameterOverride] = field(default_factory=list)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # pattern -> name -> value
     log_levels: dict[str, str] = field(default_factory=dict)  # logger name ("" for all) -> level
     enclave: str = "/"
     rosout: bool = True
     unparsed: list[str] = field(default_factory=list)
 
     def overrides_for(self, node_full_name: str) -> dict[str, Any]:
-        """The values that apply to a node; what comes later wins."""
-        return {override.name: override.value for override in self.overrides if _node_matches(override.node, node_full_name)}
+        """The values that apply to a node; those of the pattern that came up last win."""
+        fitting = (values for pattern, values in self.overrides.items() if _node_matches(pattern, node_full_name))
+        return {name: value for values in fitting for name, value in values.items()}
 
 
 def parse_arguments(args: list[str]) -> Arguments:
@@ -54,10 +69,14 @@ def parse_arguments(args: list[str]) -> Arguments:
     rest = iter(args)
     in_ros = False
     for word in rest:
-        if not in_ros and word != "--ros-args":
-            parsed.unparsed.append(word)
-        elif word in ("--ros-args", "--"):
+        if word == "--ros-args" or (in_ros and word == "--"):
             in_ros = word == "--ros-args"
+        elif not in_ros:
+            rule = _remap(word)  # ROS takes these from everywhere
+            if rule is None:
+                parsed.unparsed.append(word)
+            else:
+                parsed.remaps.append(rule)
         elif word in _WITH_VALUE:
             value = next(rest, None)
             if value is None:
@@ -66,7 +85,7 @@ def parse_arguments(args: list[str]) -> Arguments:
         elif switch := _LOG_SWITCH.match(word):
             parsed.rosout = parsed.rosout if switch[2] != "rosout" else switch[1] == "enable"
         elif ":=" in word:
-            parsed.remaps.append(_remap(word))
+            _add_remap(parsed, word)
         else:
             raise UnknownROSArgsError([word])
     return parsed
@@ -74,71 +93,89 @@ def parse_arguments(args: list[str]) -> Arguments:
 
 def remove_ros_args(args: list[str] | None = None) -> list[str]:
     """The arguments without those that belong to ROS."""
-    import sys
-
     return parse_arguments(sys.argv if args is None else args).unparsed
 
 
 def _apply(parsed: Arguments, flag: str, value: str) -> None:
     if flag in ("-r", "--remap"):
-        parsed.remaps.append(_remap(value))
+        _add_remap(parsed, value)
     elif flag in ("-p", "--param"):
-        parsed.overrides.append(_parameter(value))
+        node, name, override = _parameter(value)
+        parsed.overrides.setdefault(node, {})[name] = override
     elif flag == "--params-file":
-        parsed.overrides.extend(read_parameter_file(Path(value)))
+        for node, values in read_parameter_file(Path(value)).items():
+            parsed.overrides.setdefault(node, {}).update(values)
     elif flag == "--log-level":
         name, _, level = value.rpartition(":=")
+        try:
+            get_logging_severity_from_string(level)
+        except RuntimeError:
+            raise UnknownROSArgsError([flag, value]) from None
         parsed.log_levels[name] = level
     elif flag in ("-e", "--enclave"):
         parsed.enclave = value
 
 
-def _remap(text: str) -> Remap:
-    match, separator, replacement = text.partition(":=")
-    if not (match and separator and replacement):
+def _remap(text: str) -> Remap | None:
+    """The rule that a text is; None if it is none."""
+    found = next(filter(None, (rule.fullmatch(text) for rule in _REMAPS)), None)
+    return None if found is None else Remap(found["match"], found["replacement"], found["node"])
+
+
+def _add_remap(parsed: Arguments, text: str) -> None:
+    rule = _remap(text)
+    if rule is None:
         raise UnknownROSArgsError([text])
-    scheme = re.match(r"^(rostopic|rosservice)://", match)
-    prefix, body = (scheme[0], match[scheme.end() :]) if scheme else ("", match)
-    node, colon, name = body.partition(":")
-    return Remap(prefix + name, replacement, node) if colon else Remap(match, replacement)
+    parsed.remaps.append(rule)
 
 
-def _parameter(text: str) -> ParameterOverride:
-    key, separator, value = text.partition(":=")
-    if not (key and separator):
+def _parameter(text: str) -> tuple[str, str, Any]:
+    """Pattern of the nodes, name and value."""
+    found = _PARAMETER.fullmatch(text)
+    if found is None:
         raise UnknownROSArgsError([text])
-    node, colon, name = key.rpartition(":")
-    return ParameterOverride(node if colon else "/**", name, _yaml(value))
-
-
-def read_parameter_file(path: Path) -> list[ParameterOverride]:
-    """The overrides of a YAML parameter file, those of wildcards before those of named nodes."""
     try:
-        content = _yaml(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as fault:
-        raise RCLError(f"Got the parameter file {path}, which cannot be read: {fault}") from fault
-    if not isinstance(content, dict):
-        raise RCLError(f"Got the parameter file {path} without node names; expected `node: {{ros__parameters: {{name: value}}}}`.")
-    overrides = list(_nodes_of(content, ""))
-    return sorted(overrides, key=lambda override: "*" not in override.node)
+        (value,) = _documents(found["value"])
+        override = _value(value)
+    except (yaml.YAMLError, ValueError) as fault:
+        raise RCLError(f"Got the parameter {text!r}, whose value cannot be read: {fault}") from fault
+    return f"/{found['node']}" if found["node"] else _EVERY_NODE, found["name"], override
 
 
-def _nodes_of(tree: dict[str, Any], prefix: str) -> Iterator[ParameterOverride]:
-    for key, value in tree.items():
-        node = f"{prefix.rstrip('/')}/{str(key).lstrip('/')}" if prefix or str(key).startswith("/") else str(key)
-        if not isinstance(value, dict):
-            continue
-        for name, leaf in _leaves(value.get("ros__parameters") or {}, ""):
-            yield ParameterOverride(node, name, leaf)
-        yield from _nodes_of({name: branch for name, branch in value.items() if name != "ros__parameters"}, node)
+def read_parameter_file(path: Path) -> dict[str, dict[str, Any]]:
+    """The overrides of a YAML parameter file, by the pattern of the nodes' names."""
+    overrides: dict[str, dict[str, Any]] = {}
+    try:
+        for document in _documents(path.read_text(encoding="utf-8")):
+            if isinstance(document, _Mapping):
+                _read_nodes(document, "", overrides)
+            elif not isinstance(document, _Scalar):
+                raise ValueError("it has no names of nodes")
+    except (OSError, ValueError, yaml.YAMLError) as fault:
+        raise RCLError(
+            f"Got the parameter file {path}, which cannot be read: {fault}. Expected `node: {{ros__parameters: {{name: value}}}}`."
+        ) from fault
+    return overrides
 
 
-def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+def _read_nodes(tree: _Mapping, prefix: str, overrides: dict[str, dict[str, Any]]) -> None:
+    for key, value in tree.entries:
+        if not isinstance(value, _Mapping):
+            raise ValueError(f"{key} below {prefix or 'nothing'} has no parameters or nodes")
+        if key == "ros__parameters":
+            overrides.setdefault(prefix, {}).update(_leaves(value, ""))
         else:
-            yield f"{prefix}{key}", value
+            _read_nodes(value, f"{prefix}/{key.strip('/')}", overrides)
+
+
+def _leaves(tree: _Mapping, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.entries:
+        if isinstance(value, _Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif value == _Scalar("", plain=True):
+            raise ValueError(f"{prefix}{key} has no value")
+        else:
+            yield f"{prefix}{key}", _value(value)
 
 
 def _node_matches(pattern: str, full_name: str) -> bool:
@@ -147,17 +184,77 @@ def _node_matches(pattern: str, full_name: str) -> bool:
     return re.fullmatch(expression, full_name) is not None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as ROS reads it: 1e3 is a number, 2026-01-01 is a string."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own form
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+# YAML as ROS reads it: 012 is octal, 1e3 a number, 2026-01-01 and null are strings, and sequences hold values of one type.
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+@dataclass(frozen=True)
+class _Scalar:
+    """A text; `plain` if it may be something else than a string."""
+
+    text: str
+    plain: bool
 
 
-def _yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+@dataclass
+class _Mapping:
+    """Keys and values in their order; a key may come again."""
+
+    entries: list[tuple[str, Any]]
+
+
+def _documents(text: str) -> list[Any]:
+    """What stands in YAML: each document as _Mapping, list or _Scalar."""
+    events = yaml.parse(text, yaml.SafeLoader)
+    return [_node(events, next(events)) for event in events if isinstance(event, yaml.DocumentStartEvent)]
+
+
+def _node(events: Iterator[Any], event: Any) -> Any:
+    if isinstance(event, yaml.ScalarEvent):
+        return _Scalar(event.value, plain=event.implicit[0])
+    if isinstance(event, yaml.SequenceStartEvent):
+        return [_node(events, item) for item in _until(events, yaml.SequenceEndEvent)]
+    if isinstance(event, yaml.MappingStartEvent):
+        return _Mapping([(_key(key), _node(events, next(events))) for key in _until(events, yaml.MappingEndEvent)])
+    raise ValueError("it has an alias (*name), which ROS does not know")
+
+
+def _until(events: Iterator[Any], end: type[Any]) -> Iterator[Any]:
+    for event in events:
+        if isinstance(event, end):
+            return
+        yield event
+
+
+def _key(event: Any) -> str:
+    if not isinstance(event, yaml.ScalarEvent):
+        raise ValueError("it has a key that is no name")
+    return str(event.value)
+
+
+def _value(node: Any) -> Any:
+    """A parameter's value: a bool, an int, a float, a str or a list of one of them; None for an empty list, whose type is not known."""
+    if isinstance(node, _Scalar):
+        return _scalar(node)
+    if not isinstance(node, list) or not all(isinstance(item, _Scalar) for item in node):
+        raise ValueError("a parameter is a scalar or a sequence of scalars")
+    values = [_scalar(item) for item in node]
+    if len({type(value) for value in values}) > 1:
+        raise ValueError(f"the sequence {values} is not of one type")
+    return values or None
+
+
+def _scalar(scalar: _Scalar) -> bool | int | float | str:
+    text = scalar.text
+    if not scalar.plain:
+        return text
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    if _INTEGER.fullmatch(text):
+        digits = text.lstrip("+-")
+        octal = len(digits) > 1 and digits.startswith("0") and digits[1] not in "xX"
+        number = int(text, 8 if octal else 0)
+        return number if -(2**63) <= number < 2**63 else float(number)
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    no_number = _NO_NUMBER.fullmatch(text)
+    return float(no_number[1] + no_number[2]) if no_number else text

@@ -220,7 +220,7 @@ class LifecycleNodeMixin(ManagedEntity):
         if enable_communication_interface:
             with node._graph.announced_at_once():
                 event = message_class("lifecycle_msgs/msg/TransitionEvent")
-                self._transition_events = node.create_publisher(event, "~/transition_event", 10)
+                self._transition_events = node.create_inner_publisher(event, "~/transition_event", 10)
                 LifecycleService(node, callback_group)
 
     def _node(self) -> Node:
@@ -254,6 +254,8 @@ class LifecycleNodeMixin(ManagedEntity):
 
     def add_managed_entity(self, entity: ManagedEntity) -> None:
         """Has an entity follow the node's transitions."""
+        if not isinstance(entity, ManagedEntity):
+            raise TypeError(f"Got {entity!r}, expected a rclpy.lifecycle.ManagedEntity.")
         if entity not in self._managed_entities:
             self._managed_entities.append(entity)
 
@@ -297,7 +299,9 @@ class LifecycleNodeMixin(ManagedEntity):
 
     def _of_entities(self, callback: str, state: LifecycleState) -> TransitionCallbackReturn:
         for entity in list(self._managed_entities):
-            result: TransitionCallbackReturn = getattr(entity, callback)(state)
+            result = getattr(entity, callback)(state)
+            if not isinstance(result, TransitionCallbackReturn):
+                raise TypeError(f"Got {result!r} from {callback} of {entity}, expected a TransitionCallbackReturn.")
             if result is not TransitionCallbackReturn.SUCCESS:
                 return result
         return TransitionCallbackReturn.SUCCESS

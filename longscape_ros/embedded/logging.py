@@ -56,13 +56,11 @@ class _Site:
 
 @dataclass
 class _Settings:
-    """The process's logging: levels by logger name, sinks by logger name, and the sites that filter."""
+    """The process's logging: levels by logger name, and sinks by logger name."""
 
     default: LoggingSeverity = LoggingSeverity.INFO
     levels: dict[str, LoggingSeverity] = field(default_factory=dict)
     sinks: dict[str, Callable[[Record], None]] = field(default_factory=dict)
-    sites: dict[tuple[str, int, int], _Site] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def effective(self, name: str) -> LoggingSeverity:
         while name:
@@ -79,10 +77,12 @@ def _settings() -> _Settings:
 
 
 class RcutilsLogger:
-    """A logger by name; children and levels follow the dots in it."""
+    """A logger by name; children and levels follow the dots in it. The filters of lines of code are the object's, not the name's."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+        self._sites: dict[tuple[str, int, int], _Site] = {}
+        self._lock = threading.Lock()
 
     def get_child(self, name: str) -> RcutilsLogger:
         """The logger below this one."""
@@ -125,7 +125,7 @@ class RcutilsLogger:
             throttle_time_source_type: the clock for that, the system's steady one by default.
 
         Raises:
-            ValueError: severity or filters of one line of code changed between calls.
+            ValueError: name, severity or filters of one line of code changed between calls.
         """
         severity = LoggingSeverity(severity)
         if not self.is_enabled_for(severity):
@@ -133,9 +133,26 @@ class RcutilsLogger:
         frame = _caller()
         shown = name or self.name
         filters = (shown, severity, once, skip_first, throttle_duration_sec)
-        if not _passes(frame, filters, throttle_time_source_type):
+        if not self._passes(frame, filters, throttle_time_source_type):
             return False
         _emit(Record(severity, time.time_ns(), shown, str(message), frame.f_code.co_filename, frame.f_code.co_name, frame.f_lineno))
+        return True
+
+    def _passes(self, frame: FrameType, filters: tuple[Any, ...], clock: Any) -> bool:
+        """Applies the filters of the calling line, and checks that they did not change."""
+        _, _, once, skip_first, throttle = filters
+        key = (frame.f_code.co_filename, frame.f_lineno, frame.f_lasti)
+        with self._lock:
+            site = self._sites.setdefault(key, _Site(filters))
+            if site.settings != filters:
+                raise ValueError("Logger name, severity and filters cannot be changed between calls from one line.")
+            first, site.seen = not site.seen, True
+            if (skip_first and first) or (once and site.last_ns is not None):
+                return False
+            now = time.monotonic_ns() if clock is None else clock.now().nanoseconds
+            if throttle is not None and site.last_ns is not None and 0 <= now - site.last_ns < throttle * 1e9:
+                return False
+            site.last_ns = now
         return True
 
     def debug(self, message: str, **kwargs: Any) -> bool:
@@ -169,27 +186,6 @@ def _caller() -> FrameType:
     if frame is None:
         raise AssertionError("a call has a caller")
     return frame
-
-
-def _passes(frame: FrameType, filters: tuple[Any, ...], clock: Any) -> bool:
-    """Applies the filters of the calling line, and checks that they did not change."""
-    _, _, once, skip_first, throttle = filters
-    if not (once or skip_first or throttle is not None):
-        return True
-    settings = _settings()
-    key = (frame.f_code.co_filename, frame.f_lineno, frame.f_lasti)
-    with settings.lock:
-        site = settings.sites.setdefault(key, _Site(filters))
-        if site.settings != filters:
-            raise ValueError("Logger name, severity and filters cannot be changed between calls from one line.")
-        first, site.seen = not site.seen, True
-        if (skip_first and first) or (once and site.last_ns is not None):
-            return False
-        now = time.monotonic_ns() if clock is None else clock.now().nanoseconds
-        if throttle is not None and site.last_ns is not None and 0 <= now - site.last_ns < throttle * 1e9:
-            return False
-        site.last_ns = now
-    return True
 
 
 def _emit(record: Record) -> None:

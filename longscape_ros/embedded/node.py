@@ -24,12 +24,14 @@ from longscape_ros.embedded.logging import RcutilsLogger, add_sink, get_logger, 
 from longscape_ros.embedded.messages import Message, ServiceType, message_class
 from longscape_ros.embedded.names import (
     expand_topic_name,
+    expand_valid_name,
     full_name,
+    remap_name,
     remap_node,
-    resolve_topic_name,
+    resolve_name,
+    validate_full_topic_name,
     validate_namespace,
     validate_node_name,
-    validate_topic_name,
 )
 from longscape_ros.embedded.parameter_service import ParameterService
 from longscape_ros.embedded.parameters import PARAMETER_SEPARATOR_STRING, Parameter, ParameterStore, ParameterType
@@ -96,11 +98,11 @@ class Node:
         if use_global_arguments:
             arguments.append(self._context.arguments)
         self._remaps = [rule for source in arguments for rule in source.remaps]
-        self._given_name = node_name
         self._name, self._namespace = _names(node_name, namespace, self._remaps)
         self._alive = True
         self._executor_reference: Callable[[], Any] = lambda: None
         self._publishers: list[Publisher] = []
+        self._inner_publishers: list[Publisher] = []
         self._subscriptions: list[Subscription] = []
         self._clients: list[Client] = []
         self._services: list[Service] = []
@@ -132,14 +134,14 @@ class Node:
     def _start(self, rosout: bool, declare_overrides: bool) -> None:
         """What every node has beside what it asks for: /rosout, /parameter_events, the time source."""
         if rosout:
-            publisher = self.create_publisher(message_class(ROSOUT_TYPE), ROSOUT_TOPIC, qos_profile_rosout_default)
+            publisher = self.create_inner_publisher(message_class(ROSOUT_TYPE), ROSOUT_TOPIC, qos_profile_rosout_default)
             add_sink(self._logger.name, rosout_sink(publisher))
         events = message_class("rcl_interfaces/msg/ParameterEvent")
         self._parameter_events = self.create_publisher(events, "/parameter_events", qos_profile_parameter_events)
         if declare_overrides:
             descriptor = message_class("rcl_interfaces/msg/ParameterDescriptor")
             for name, override in self._parameters.overrides.items():
-                self.declare_parameter(name, override.value, descriptor(dynamic_typing=True), ignore_override=True)
+                self.declare_parameter(name, override.value, descriptor(), ignore_override=True)
         self._time_source = TimeSource(self, self._clock)
 
     # ------------------------------------------------------------------------------------------------------ what it is
@@ -193,8 +195,12 @@ class Node:
 
     @property
     def publishers(self) -> Iterator[Publisher]:
-        """The publishers."""
+        """The publishers; like ROS without those of /rosout and of lifecycle nodes' transitions."""
         return iter(list(self._publishers))
+
+    def every_publisher(self) -> list[Publisher]:
+        """The publishers, those too that the node has by itself."""
+        return [*self._publishers, *self._inner_publishers]
 
     @property
     def subscriptions(self) -> Iterator[Subscription]:
@@ -229,7 +235,7 @@ class Node:
     def endpoints(self) -> Iterator[Any]:
         """Everything that DDS may have something for."""
         yield from self.subscriptions
-        yield from self.publishers
+        yield from self.every_publisher()
         yield from self.clients
         yield from self.services
 
@@ -240,7 +246,7 @@ class Node:
         yield from self.guards
         yield from self.clients
         yield from self.services
-        for endpoint in (*self.subscriptions, *self.publishers):
+        for endpoint in (*self.subscriptions, *self.every_publisher()):
             yield from endpoint.event_handlers
 
     # ------------------------------------------------------------------ publishers, subscriptions, services and clients
@@ -272,6 +278,13 @@ class Node:
         self._publishers.append(publisher)
         self._graph.add_endpoints(self, writers=[publisher.gid])
         self._wake_executor(changed=True)
+        return publisher
+
+    def create_inner_publisher(self, msg_type: Any, topic: str, qos_profile: QoSProfile | int) -> Publisher:
+        """A publisher that the node has by itself and does not show."""
+        publisher: Publisher = self.create_publisher(msg_type, topic, qos_profile)
+        self._publishers.remove(publisher)
+        self._inner_publishers.append(publisher)
         return publisher
 
     def create_subscription(
@@ -309,7 +322,7 @@ class Node:
         self._check_alive()
         if not (isinstance(msg_type, type) and issubclass(msg_type, Message)):
             raise AttributeError(f"Got {msg_type!r}, expected the class of a message, such as std_msgs.msg.String.")
-        return self.resolve_topic_name(topic), msg_type._TYPE_NAME, _profile(qos_profile)
+        return self._remapped(topic), msg_type._TYPE_NAME, _profile(qos_profile)
 
     def destroy_publisher(self, publisher: Publisher) -> bool:
         """Takes a publisher away; False if it is not one of this node's."""
@@ -364,7 +377,7 @@ class Node:
         self._check_alive()
         if not (isinstance(srv_type, type) and issubclass(srv_type, ServiceType)):
             raise AttributeError(f"Got {srv_type!r}, expected the class of a service, such as std_srvs.srv.Trigger.")
-        resolved = self.resolve_service_name(name)
+        resolved = self._remapped(name, is_service=True)
         return self._context.participant, self._context, srv_type, resolved, qos_profile, group, self._logger
 
     def _add_service_end(self, ends: list[Any], end: Any) -> None:
@@ -594,24 +607,28 @@ class Node:
         """A topic's full name, remapped unless only expanded.
 
         Raises:
-            InvalidTopicNameException: The name breaks ROS's rules.
+            RCLError: The name breaks ROS's rules.
         """
-        validate_topic_name(topic)
-        if only_expand:
-            return expand_topic_name(topic, self._name, self._namespace)
-        return resolve_topic_name(topic, self._name, self._namespace, self._remaps, node_rules_name=self._given_name)
+        return resolve_name(topic, self._name, self._namespace, self._remaps, only_expand=only_expand)
 
     def resolve_service_name(self, service: str, *, only_expand: bool = False) -> str:
         """A service's full name, remapped unless only expanded.
 
         Raises:
-            InvalidServiceNameException: The name breaks ROS's rules.
+            RCLError: The name breaks ROS's rules.
         """
-        validate_topic_name(service, is_service=True)
-        if only_expand:
-            return expand_topic_name(service, self._name, self._namespace, is_service=True)
-        rules, given = self._remaps, self._given_name
-        return resolve_topic_name(service, self._name, self._namespace, rules, node_rules_name=given, is_service=True)
+        return resolve_name(service, self._name, self._namespace, self._remaps, only_expand=only_expand, is_service=True)
+
+    def _expanded(self, name: str, *, is_service: bool = False) -> str:
+        """The full name of a topic or a service, as it is before remapping."""
+        full = expand_topic_name(name, self._name, self._namespace)
+        validate_full_topic_name(full, is_service=is_service)
+        return full
+
+    def _remapped(self, name: str, *, is_service: bool = False) -> str:
+        """The full name of a topic or a service that is created; a fault in the name is told in ROS's own exceptions."""
+        full = expand_valid_name(name, self._name, self._namespace, is_service=is_service)
+        return remap_name(full, self._name, self._namespace, self._remaps, is_service=is_service)
 
     def get_topic_names_and_types(self, no_demangle: bool = False) -> list[tuple[str, list[str]]]:
         """The topics of the graph with their types."""
@@ -683,20 +700,20 @@ class Node:
         return [(topic, sorted(kinds)) for topic, kinds in sorted(found.items())]
 
     def count_publishers(self, topic_name: str) -> int:
-        """How many publishers a topic has in the graph."""
-        return len(self._graph.endpoints(publishers=True, dds_topic=f"rt{self.resolve_topic_name(topic_name)}"))
+        """How many publishers a topic has in the graph; the name is not remapped."""
+        return len(self._graph.endpoints(publishers=True, dds_topic=f"rt{self._expanded(topic_name)}"))
 
     def count_subscribers(self, topic_name: str) -> int:
-        """How many subscriptions a topic has in the graph."""
-        return len(self._graph.endpoints(publishers=False, dds_topic=f"rt{self.resolve_topic_name(topic_name)}"))
+        """How many subscriptions a topic has in the graph; the name is not remapped."""
+        return len(self._graph.endpoints(publishers=False, dds_topic=f"rt{self._expanded(topic_name)}"))
 
     def count_services(self, service_name: str) -> int:
         """How many nodes of the graph offer a service; the name is not remapped."""
-        return self._graph.count_service(self.resolve_service_name(service_name, only_expand=True), clients=False)
+        return self._graph.count_service(self._expanded(service_name, is_service=True), clients=False)
 
     def count_clients(self, service_name: str) -> int:
         """How many clients a service has in the graph; the name is not remapped."""
-        return self._graph.count_service(self.resolve_service_name(service_name, only_expand=True), clients=True)
+        return self._graph.count_service(self._expanded(service_name, is_service=True), clients=True)
 
     def get_publishers_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> list[TopicEndpointInfo]:
         """Everything known of a topic's publishers; no_mangle takes the topic's DDS name."""
@@ -707,7 +724,7 @@ class Node:
         return self._infos(topic_name, TopicEndpointTypeEnum.SUBSCRIPTION, no_mangle)
 
     def _infos(self, topic: str, kind: TopicEndpointTypeEnum, no_mangle: bool) -> list[TopicEndpointInfo]:
-        name = topic if no_mangle else f"rt{self.resolve_topic_name(topic)}"
+        name = topic if no_mangle else f"rt{remap_name(self._expanded(topic), self._name, self._namespace, self._remaps)}"
         found = self._graph.endpoints(publishers=kind is TopicEndpointTypeEnum.PUBLISHER, dds_topic=name)
         return [endpoint_info(endpoint, self._graph.node_of(endpoint), kind, no_mangle=no_mangle) for endpoint in found]
 
@@ -732,7 +749,8 @@ class Node:
         remove_sink(self._logger.name)
         self._parameter_events = None
         self._graph.remove_node(self)
-        for entities in (self._publishers, self._subscriptions, self._clients, self._services, self._timers, self._guards):
+        publishers = (self._publishers, self._inner_publishers)
+        for entities in (*publishers, self._subscriptions, self._clients, self._services, self._timers, self._guards):
             while entities:
                 entities.pop().destroy()
         self._context.untrack(self)

@@ -236,21 +236,29 @@ def qos_check_compatible(publisher_qos: QoSProfile, subscription_qos: QoSProfile
     return QoSCompatibility.OK, ""
 
 
+_LEVELS = (
+    ("reliability", ReliabilityPolicy.BEST_EFFORT, ReliabilityPolicy.RELIABLE),
+    ("durability", DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL),
+    ("liveliness", LivelinessPolicy.AUTOMATIC, LivelinessPolicy.MANUAL_BY_TOPIC),
+)
+"""Policies with a weaker and a stronger value: what offers the weaker one does not satisfy what requests the stronger one."""
+
+
 def _mismatches(offered: QoSProfile, requested: QoSProfile) -> Iterator[str]:
-    if offered.reliability == ReliabilityPolicy.BEST_EFFORT and requested.reliability == ReliabilityPolicy.RELIABLE:
-        yield "Best effort publisher and reliable subscription"
-    if offered.durability == DurabilityPolicy.VOLATILE and requested.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-        yield "Volatile publisher and transient local subscription"
-    if offered.liveliness == LivelinessPolicy.AUTOMATIC and requested.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC:
-        yield "Publisher's liveliness is automatic and subscription's is manual by topic"
+    for name, weaker, stronger in _LEVELS:
+        if (getattr(offered, name), getattr(requested, name)) == (weaker, stronger):
+            yield f"Publisher's {name} is {weaker.short_key} and subscription's is {stronger.short_key}"
     for name, text in (("deadline", "deadline"), ("liveliness_lease_duration", "liveliness lease duration")):
         offer, request = getattr(offered, name).nanoseconds, getattr(requested, name).nanoseconds
-        if request and (not offer or offer > request):
-            yield f"Subscription expects a {text} that the publisher does not offer"
+        if request and not offer:
+            yield f"Subscription has a {text}, but publisher does not"
+        elif request and offer > request:
+            yield f"Subscription's {text} is less than publisher's"
 
 
 def _undecided(offered: QoSProfile, requested: QoSProfile) -> Iterator[str]:
-    open_values = {"SYSTEM_DEFAULT", "UNKNOWN", "BEST_AVAILABLE"}
-    for name in ("reliability", "durability"):
-        if {getattr(offered, name).name, getattr(requested, name).name} & open_values:
-            yield f"{name.capitalize()} is left to the system on one side"
+    undecided = ("SYSTEM_DEFAULT", "UNKNOWN")
+    for name, weaker, stronger in _LEVELS:
+        offer, request = getattr(offered, name), getattr(requested, name)
+        if (offer.name in undecided or offer == weaker) and (request.name in undecided or request == stronger):
+            yield f"Publisher's {name} is {offer.short_key} and subscription's is {request.short_key}"

@@ -28,7 +28,7 @@ _DURATIONS = ("deadline", "lifespan", "liveliness_lease_duration")
 
 
 class InvalidQosOverridesError(Exception):
-    """The overridden profile was refused by the validating callback, or a policy's value is unknown."""
+    """The overridden profile was refused by the validating callback."""
 
 
 class QoSOverridingOptions:
@@ -62,7 +62,8 @@ def declare_qos_overrides(node: Any, endpoint: str, topic: str, profile: QoSProf
     """Declares the policies as parameters of the node; the profile with their values.
 
     Raises:
-        InvalidQosOverridesError: An unknown value, or a profile that the callback refuses.
+        InvalidQosOverridesError: The callback refuses the profile.
+        RuntimeError: An unknown value.
     """
     values = {name: getattr(profile, name) for name in QoSProfile._POLICIES}
     suffix = f"_{options.entity_id}" if options.entity_id else ""
@@ -70,7 +71,9 @@ def declare_qos_overrides(node: Any, endpoint: str, topic: str, profile: QoSProf
         policy = QoSPolicyKind(kind).name.lower()
         name = f"qos_overrides.{topic}.{endpoint}{suffix}.{policy}"
         descriptor = message_class("rcl_interfaces/msg/ParameterDescriptor")(read_only=True)
-        value = node.declare_parameter(name, _as_parameter(values[policy]), descriptor).value
+        if not node.has_parameter(name):
+            node.declare_parameter(name, _as_parameter(values[policy]), descriptor)
+        value = node.get_parameter(name).value
         values[policy] = _as_policy(name, policy, value)
     overridden = QoSProfile(**values)
     result = options.callback(overridden) if options.callback is not None else None
@@ -93,4 +96,4 @@ def _as_policy(name: str, policy: str, value: Any) -> Any:
     try:
         return _ENUMS[policy][value.upper()]
     except KeyError:
-        raise InvalidQosOverridesError(f"Got {name}={value}, expected one of {', '.join(_ENUMS[policy].short_keys())}.") from None
+        raise RuntimeError(f"Got {name}={value}, expected one of {', '.join(_ENUMS[policy].short_keys())}.") from None

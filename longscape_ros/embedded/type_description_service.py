@@ -58,7 +58,7 @@ class TypeDescriptionService:
     def _types(self) -> Iterator[str]:
         """The types in use by the node."""
         node = self._node
-        for topic in (*node.publishers, *node.subscriptions):
+        for topic in (*node.every_publisher(), *node.subscriptions):
             yield topic.msg_type._TYPE_NAME
         for service in (*node.services, *node.clients):
             yield service.srv_type._TYPE_NAME

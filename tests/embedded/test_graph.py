@@ -46,7 +46,7 @@ def endpoints(node):
     """The GIDs of all DDS readers and of all DDS writers that a node has."""
     ends = [*node.services, *node.clients]
     readers = {end.gid for end in (*node.subscriptions, *ends)}
-    return readers, {publisher.gid for publisher in node.publishers} | {end.writer_gid for end in ends}
+    return readers, {publisher.gid for publisher in node.every_publisher()} | {end.writer_gid for end in ends}
 
 
 def lease(duration):
