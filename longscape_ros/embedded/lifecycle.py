@@ -176,15 +176,17 @@ class SimpleManagedEntity(ManagedEntity):
         return self._enabled
 
     @staticmethod
-    def when_enabled(wrapped: Callable[..., Any] | None = None, *, when_not_enabled: Callable[..., Any] | None = None) -> Any:
-        """Decorates a method to do nothing, or something else, while the entity is disabled."""
+    def when_enabled(wrapped: Callable[..., Any] | None = None, *, when_not_enabled: Callable[[], Any] | None = None) -> Any:
+        """Decorates a method to do nothing while the entity is disabled, but to call `when_not_enabled` if it is given."""
 
         def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(method)
             def guarded(self: SimpleManagedEntity, *args: Any, **kwargs: Any) -> Any:
                 if self._enabled:
                     return method(self, *args, **kwargs)
-                return when_not_enabled(self, *args, **kwargs) if when_not_enabled is not None else None
+                if when_not_enabled is not None:
+                    when_not_enabled()
+                return None
 
             return guarded
 
@@ -207,20 +209,21 @@ class LifecyclePublisher(SimpleManagedEntity, Publisher):
 class LifecycleNodeMixin(ManagedEntity):
     """Makes a Node a managed one; comes before Node among the bases.
 
+    Transitions are published on `~/transition_event`: the states that they lead from and to, as ROS leaves the other fields empty.
+
     Args:
-        enable_communication_interface: Whether transitions are published on `~/transition_event`, and the node has its services.
+        enable_communication_interface: Whether the node has its services.
         callback_group: Of the services; the node's default group if None.
     """
 
     def __init__(self, *, enable_communication_interface: bool = True, callback_group: Any = None) -> None:
         self._managed_entities: list[ManagedEntity] = []
-        self._transition_events: Any = None
         self._state_machine = _StateMachine(self._announce)
         node = self._node()
-        if enable_communication_interface:
-            with node._graph.announced_at_once():
-                event = message_class("lifecycle_msgs/msg/TransitionEvent")
-                self._transition_events = node.create_inner_publisher(event, "~/transition_event", 10)
+        with node._graph.announced_at_once():
+            event = message_class("lifecycle_msgs/msg/TransitionEvent")
+            self._transition_events = node.create_inner_publisher(event, "~/transition_event", 10)
+            if enable_communication_interface:
                 LifecycleService(node, callback_group)
 
     def _node(self) -> Node:
@@ -326,22 +329,13 @@ class LifecycleNodeMixin(ManagedEntity):
             logger.error(f"{name} from {before.label} raised {type(fault).__name__}: {fault}")
             return TransitionCallbackReturn.ERROR
         if not isinstance(result, TransitionCallbackReturn):
-            logger.error(f"{name} from {before.label} returned {result!r}; expected a TransitionCallbackReturn.")
-            return TransitionCallbackReturn.ERROR
+            raise AttributeError(f"Got {result!r} from {name} of {type(self).__name__}, expected a TransitionCallbackReturn.")
         return result
 
     def _announce(self, edge: _Transition) -> None:
-        node = self._node()
-        if self._transition_events is None or not node.context.ok():
-            return
-        state, transition = message_class("lifecycle_msgs/msg/State"), message_class("lifecycle_msgs/msg/Transition")
-        event = self._transition_events.msg_type(
-            timestamp=node.get_clock().now().nanoseconds,
-            transition=transition(id=edge.id, label=edge.label),
-            start_state=state(id=_STATES[edge.start], label=edge.start),
-            goal_state=state(id=_STATES[edge.goal], label=edge.goal),
-        )
-        self._transition_events.publish(event)
+        state = message_class("lifecycle_msgs/msg/State")
+        start, goal = (state(id=_STATES[label], label=label) for label in (edge.start, edge.goal))
+        self._transition_events.publish(self._transition_events.msg_type(start_state=start, goal_state=goal))
 
 
 class LifecycleNode(LifecycleNodeMixin, Node):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from lifecycle_msgs.msg import TransitionEvent
-from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode, ManagedEntity, SimpleManagedEntity, TransitionCallbackReturn
 from std_msgs.msg import String
 
 SUCCESS, FAILURE, ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR
@@ -88,7 +89,7 @@ def test_a_node_goes_through_its_life(make_robot):
 def test_a_node_can_be_shut_down_from_every_state_and_only_once(make_robot, start):
     robot = make_robot(start)
     assert go(robot, "shutdown") == [SUCCESS]
-    with pytest.raises(RCLError, match="Got the transition 'shutdown' in the state 'finalized', expected one of: none"):
+    with pytest.raises(RuntimeError):
         go(robot, "shutdown")
     assert (state_of(robot), robot.called) == ("finalized", [f"shutdown from {start}"])
 
@@ -109,21 +110,20 @@ def test_a_failure_leaves_the_node_where_it_was_unless_it_is_shut_down(make_robo
     assert (state_of(robot), robot.called) == (end, [f"{transition} from {start}"])
 
 
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (RuntimeError("broken"), "on_activate from inactive raised RuntimeError: broken"),
-        (ERROR, ""),
-        (None, "on_activate from inactive returned None; expected a TransitionCallbackReturn"),
-        ("SUCCESS", "on_activate from inactive returned 'SUCCESS'; expected a TransitionCallbackReturn"),
-    ],
-)
-def test_exceptions_errors_and_unknown_answers_go_to_on_error(make_robot, capsys, answer, said):
+@pytest.mark.parametrize("answer", [RuntimeError("broken"), ERROR])
+def test_exceptions_and_errors_go_to_on_error(make_robot, answer):
     robot = make_robot("inactive", activate=answer)
     assert go(robot, "activate") == [ERROR]
     assert (state_of(robot), robot.called) == ("unconfigured", ["activate from inactive", "error from inactive"])
-    assert said in capsys.readouterr().err
     assert go(robot, "configure") == [SUCCESS]
+
+
+@pytest.mark.parametrize("answer", [None, "SUCCESS"])
+def test_a_callback_that_gives_something_else_leaves_the_node_between_states(make_robot, answer):
+    robot = make_robot("inactive", activate=answer)
+    with pytest.raises(AttributeError):
+        go(robot, "activate")
+    assert (state_of(robot), robot.called) == ("activating", ["activate from inactive"])
 
 
 @pytest.mark.parametrize("answer", [FAILURE, ERROR, RuntimeError("worse")])
@@ -134,17 +134,12 @@ def test_an_error_that_is_not_handled_finalizes_the_node(make_robot, answer):
 
 
 @pytest.mark.parametrize(
-    ("start", "transition", "ways"),
-    [
-        ("unconfigured", "activate", "configure, shutdown"),
-        ("inactive", "configure", "cleanup, activate, shutdown"),
-        ("active", "cleanup", "deactivate, shutdown"),
-        ("finalized", "configure", "none"),
-    ],
+    ("start", "transition"),
+    [("unconfigured", "activate"), ("inactive", "configure"), ("active", "cleanup"), ("finalized", "configure")],
 )
-def test_a_transition_that_does_not_exist_is_refused_and_nothing_is_called(make_robot, start, transition, ways):
+def test_a_transition_that_does_not_exist_is_refused_and_nothing_is_called(make_robot, start, transition):
     robot = make_robot(start)
-    with pytest.raises(RCLError, match=f"Got the transition '{transition}' in the state '{start}', expected one of: {ways}"):
+    with pytest.raises(RuntimeError):
         go(robot, transition)
     assert (state_of(robot), robot.called) == (start, [])
 
@@ -180,50 +175,80 @@ def test_the_class_of_a_lifecycle_publisher_is_fixed(make_robot):
 
 
 def test_every_step_is_told_on_transition_event(make_robot, ros):
-    robot, listener = make_robot(), ros.node("listener")
-    events = []
-    listener.create_subscription(TransitionEvent, "/robot/transition_event", events.append, 10)
-    assert ros.until(lambda: robot._transition_events.get_subscription_count() == 1)
+    robot, listener, events, met = make_robot(), ros.node("listener"), [], []
+    matched = SubscriptionEventCallbacks(matched=met.append)
+    listener.create_subscription(TransitionEvent, "/robot/transition_event", events.append, 10, event_callbacks=matched)
+    assert ros.until(lambda: met)
+    while not events:  # the robot may learn of the listener a little later
+        go(robot, "configure", "cleanup")
+        ros.until(lambda: events, 0.5)
+    assert ros.until(lambda: events[-1].goal_state.label == "unconfigured")
+    events.clear()
     go(robot, "configure")
     assert ros.until(lambda: len(events) == 2)
-    steps = [(event.transition.id, event.transition.label, event.start_state.label, event.goal_state.label) for event in events]
-    assert steps == [
-        (1, "configure", "unconfigured", "configuring"),
-        (10, "transition_success", "configuring", "inactive"),
+    assert [(event.start_state.label, event.goal_state.label) for event in events] == [
+        ("unconfigured", "configuring"),
+        ("configuring", "inactive"),
     ]
     assert (events[1].start_state.id, events[1].goal_state.id) == (10, 2)
-    assert 0 < events[0].timestamp <= events[1].timestamp
 
 
-def test_a_node_can_keep_its_transitions_to_itself(ros):
+def test_a_node_without_services_tells_its_transitions_too(ros):
     robot = ros.node("robot", kind=Robot, enable_communication_interface=False)
     assert go(robot, "configure") == [SUCCESS]
-    assert "/robot/transition_event" not in [publisher.topic_name for publisher in robot.publishers]
+    assert ros.until(lambda: "/robot/transition_event" in dict(robot.get_publisher_names_and_types_by_node("robot", "/")))
 
 
-def test_transitions_work_after_shutdown_of_the_context(make_robot, context):
+def test_there_are_no_transitions_after_shutdown_of_the_context(make_robot, ros):
     robot = make_robot("active")
-    context.shutdown()
-    assert go(robot, "deactivate", "cleanup", "shutdown") == [SUCCESS] * 3
+    ros.context.shutdown()
+    with pytest.raises(RuntimeError, match="publisher's context is invalid"):
+        go(robot, "deactivate")
+    assert robot.called == []
 
 
-def test_managed_entities_follow_up_to_the_first_that_does_not_succeed(make_robot):
+def test_managed_entities_follow_and_one_that_does_not_succeed_stops_the_node(make_robot):
     robot = make_robot("inactive")
-    asked = []
+    asked, answers = [], {"first": SUCCESS, "second": SUCCESS}
 
     class Part(ManagedEntity):
-        def __init__(self, name, answer):
-            self.name, self.answer = name, answer
+        def __init__(self, name):
+            self.name = name
 
         def on_activate(self, state):
             asked.append(f"{self.name} from {state.label}")
-            return self.answer
+            return answers[self.name]
 
-    for part in (Part("first", SUCCESS), Part("second", FAILURE), Part("third", SUCCESS)):
+        def on_deactivate(self, state):
+            raise ArithmeticError(self.name)
+
+    for part in (Part("first"), Part("second")):
         robot.add_managed_entity(part)
         robot.add_managed_entity(part)
-    assert go(robot, "activate") == [FAILURE]
-    assert (asked, state_of(robot)) == (["first from inactive", "second from inactive"], "inactive")
+    answers["second"] = FAILURE
+    assert (go(robot, "activate"), state_of(robot)) == ([FAILURE], "inactive")
+    assert asked.count("second from inactive") == 1
+    answers["second"] = SUCCESS
+    asked.clear()
+    assert (go(robot, "activate"), state_of(robot)) == ([SUCCESS], "active")
+    assert sorted(asked) == ["first from inactive", "second from inactive"]
+    assert (go(robot, "deactivate"), state_of(robot)) == ([ERROR], "unconfigured")
+
+
+def test_an_entity_that_gives_something_else_is_an_error(make_robot):
+    robot = make_robot("inactive")
+
+    class Part(ManagedEntity):
+        def on_activate(self, state):
+            return None
+
+    robot.add_managed_entity(Part())
+    assert (go(robot, "activate"), state_of(robot)) == ([ERROR], "unconfigured")
+
+
+def test_only_managed_entities_are_managed(make_robot):
+    with pytest.raises(TypeError, match="ManagedEntity"):
+        make_robot().add_managed_entity(object())
 
 
 def test_methods_of_a_managed_entity_can_rest_while_it_is_disabled(make_robot):
@@ -232,18 +257,15 @@ def test_methods_of_a_managed_entity_can_rest_while_it_is_disabled(make_robot):
         def shine(self):
             return "light"
 
-        @SimpleManagedEntity.when_enabled(when_not_enabled=lambda self: "off")
+        @SimpleManagedEntity.when_enabled(when_not_enabled=lambda: told.append("off"))
         def state(self):
             return "on"
 
+    told = []
     robot, lamp = make_robot("inactive"), Lamp()
     robot.add_managed_entity(lamp)
     go(robot, "activate")
     seen = [(lamp.shine(), lamp.state())]
     go(robot, "deactivate")
-    assert [*seen, (lamp.shine(), lamp.state())] == [("light", "on"), (None, "off")]
-
-
-def test_the_mixin_needs_a_node():
-    with pytest.raises(TypeError, match="expected a class with the bases LifecycleNodeMixin and Node"):
-        LifecycleNodeMixin()
+    assert [*seen, (lamp.shine(), lamp.state())] == [("light", "on"), (None, None)]
+    assert told == ["off"]

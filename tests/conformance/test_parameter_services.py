@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's parameters read and set by others, as rclpy has it: these tests say nothing but what rclpy says."""
+"""A node's parameters read and set by others."""
 
 from __future__ import annotations
 
