@@ -177,16 +177,15 @@ class SimpleManagedEntity(ManagedEntity):
 
     @staticmethod
     def when_enabled(wrapped: Callable[..., Any] | None = None, *, when_not_enabled: Callable[[], Any] | None = None) -> Any:
-        """Decorates a method to do nothing while the entity is disabled, but to call `when_not_enabled` if it is given."""
+        """Decorates a method, whose result is lost, to rest while the entity is disabled; `when_not_enabled` is called instead."""
 
         def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(method)
-            def guarded(self: SimpleManagedEntity, *args: Any, **kwargs: Any) -> Any:
+            def guarded(self: SimpleManagedEntity, *args: Any, **kwargs: Any) -> None:
                 if self._enabled:
-                    return method(self, *args, **kwargs)
-                if when_not_enabled is not None:
+                    method(self, *args, **kwargs)
+                elif when_not_enabled is not None:
                     when_not_enabled()
-                return None
 
             return guarded
 

@@ -137,7 +137,9 @@ def test_sections_name_nodes_exactly_or_by_wildcards(got, file, section, nodes):
     assert {full for full, (name, namespace) in every.items() if got(*arguments, name=name, namespace=namespace)} == nodes
 
 
-@pytest.mark.parametrize("text", ["ns: {n: {ros__parameters: {x: 3}}}", "/ns: {n: {ros__parameters: {x: 3}}}", "/*: {n: {ros__parameters: {x: 3}}}"])
+@pytest.mark.parametrize(
+    "text", ["ns: {n: {ros__parameters: {x: 3}}}", "/ns: {n: {ros__parameters: {x: 3}}}", "/*: {n: {ros__parameters: {x: 3}}}"]
+)
 def test_namespaces_in_a_file_may_nest(got, file, text):
     assert got(*file(text), namespace="/ns") == {"x": 3}
     assert got(*file(text)) == {}

@@ -7,27 +7,23 @@ import threading
 import time
 
 import pytest
-
-import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.context import Context
-from rclpy.exceptions import InvalidHandle, NotInitializedException
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.task import Future
 from std_msgs.msg import String
-from support.ros import PATIENCE_S
+from support.ros import DOOR, PATIENCE_S
 
 both_kinds = pytest.mark.parametrize("kind", [SingleThreadedExecutor, MultiThreadedExecutor])
 
 
 @pytest.fixture
-def executor_of(context):
+def executor_of(ros):
     """Makes executors with nodes, which are shut down at the end."""
     made = []
 
     def make(kind, *nodes):
-        made.append(kind(context=context))
+        made.append(kind(context=ros.context, **({"num_threads": 4} if kind is MultiThreadedExecutor else {})))
         for node in nodes:
             made[-1].add_node(node)
         return made[-1]
@@ -157,7 +153,7 @@ def test_a_condition_triggered_twice_calls_back_once(ros, executor_of):
         executor.spin_once(timeout_sec=0)
     assert ran == [1]
     assert node.destroy_guard_condition(guard)
-    with pytest.raises(InvalidHandle, match="guard condition has been destroyed"):
+    with pytest.raises(InvalidHandle, match="destr"):
         guard.trigger()
 
 
@@ -199,21 +195,21 @@ def test_a_node_is_added_once_and_belongs_to_one_executor(ros, executor_of):
     assert [first.add_node(node), first.add_node(node)] == [True, False]
     assert second.add_node(node)
     assert (first.get_nodes(), second.get_nodes(), node.executor) == ([], [node], second)
-    node.destroy_node()
-    assert second.get_nodes() == []
 
 
-def test_callbacks_of_a_removed_node_rest_even_if_they_were_ready_before(ros):
-    node, other = ros.node("removed"), ros.node("other")
+def test_callbacks_of_a_removed_node_rest(ros, executor_of):
+    node, other, executor = ros.node("removed"), ros.node("other"), executor_of(SingleThreadedExecutor)
     ran = []
-    for name in "ab":
-        node.create_guard_condition(lambda name=name: ran.append(name)).trigger()
+    executor.add_node(node)
+    executor.add_node(other)
+    executor.remove_node(node)
+    node.create_guard_condition(lambda: ran.append("removed")).trigger()
     other.create_guard_condition(lambda: ran.append("other")).trigger()
-    rclpy.spin_once(node, timeout_sec=0)
-    rclpy.spin_once(other, timeout_sec=0)
-    assert ran == ["a", "other"]
-    rclpy.spin_once(node, timeout_sec=0)
-    assert ran == ["a", "other", "b"]
+    for _ in range(3):
+        executor.spin_once(timeout_sec=0)
+    executor.add_node(node)
+    assert ran == ["other"]
+    assert spin_until(executor, lambda: len(ran) == 2)
 
 
 def test_reentrant_callbacks_run_at_once(ros, executor_of):
@@ -320,46 +316,39 @@ def test_a_future_tells_its_callbacks_once(ros, executor_of):
     assert seen == [1, True]
 
 
-def test_functions_of_rclpy_spin_a_single_node(ros, context):
-    node = ros.node()
-    ran, future = [], Future()
-    node.create_guard_condition(lambda: ran.append(1)).trigger()
-    rclpy.spin_once(node, timeout_sec=PATIENCE_S)
-    node.create_timer(0.01, lambda: future.set_result("fired"))
-    rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
-    assert (ran, future.result(), node.executor) == ([1], "fired", None)
-    node.create_guard_condition(context.try_shutdown).trigger()
+def test_functions_of_rclpy_spin_a_single_node(start):
+    script = f"""{DOOR}
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.task import Future
+rclpy.init(args=[])
+node, future = rclpy.create_node("node"), Future()
+node.create_guard_condition(lambda: print("once")).trigger()
+rclpy.spin_once(node, timeout_sec=60)
+node.create_timer(0.01, lambda: future.done() or future.set_result("fired"))
+rclpy.spin_until_future_complete(node, future, timeout_sec=60)
+print(future.result(), node in rclpy.get_global_executor().get_nodes())
+node.create_guard_condition(rclpy.try_shutdown).trigger()
+try:
     rclpy.spin(node)
-    assert not context.ok()
+except ExternalShutdownException:
+    pass
+print(rclpy.ok())
+"""
+    assert start(script).communicate(timeout=PATIENCE_S) == ("once\nfired False\nFalse\n", "")
 
 
 @both_kinds
 @pytest.mark.parametrize("what", ["executor", "context"])
-def test_shutting_down_ends_spinning(ros, executor_of, context, kind, what):
+def test_shutting_down_ends_spinning(ros, executor_of, kind, what):
     node = ros.node()
     running = threading.Event()
     node.create_timer(0.01, running.set)
     executor = executor_of(kind, node)
     spinning = Spinning(executor)
     assert running.wait(PATIENCE_S)
-    {"executor": executor, "context": context}[what].shutdown()
+    {"executor": executor, "context": ros.context}[what].shutdown()
     assert spinning.outcome() in ("returned", ExternalShutdownException)
-
-
-@pytest.mark.parametrize("what", ["future", "executor", "context"])
-def test_what_ends_spinning_is_noticed_while_work_is_looked_for(ros, executor_of, context, monkeypatch, what):
-    executor, future = executor_of(SingleThreadedExecutor, ros.node()), Future()
-    executor.spin_once(timeout_sec=0)
-    end = {"future": lambda: future.set_result(1), "executor": executor.shutdown, "context": context.try_shutdown}[what]
-    look_for_work = executor._take_work
-
-    def look_for_work_after_the_end():
-        end()
-        return look_for_work()
-
-    monkeypatch.setattr(executor, "_take_work", look_for_work_after_the_end)
-    monkeypatch.setattr(executor, "spin", lambda: executor.spin_until_future_complete(future))
-    assert Spinning(executor).outcome() in ("returned", ExternalShutdownException)
 
 
 @both_kinds
@@ -368,21 +357,21 @@ def test_a_callback_may_shut_its_executor_down(ros, executor_of, kind):
     executor = executor_of(kind, node)
     node.create_guard_condition(executor.shutdown).trigger()
     assert Spinning(executor).outcome() == "returned"
-    assert wait_until(lambda: (executor.get_nodes(), node.executor) == ([], None))
+    assert wait_until(lambda: executor.get_nodes() == [])
 
 
-def test_spinning_after_shutdown_is_refused(ros, executor_of, context):
+def test_spinning_after_shutdown_is_refused(ros, executor_of):
     executor = executor_of(SingleThreadedExecutor, ros.node())
-    context.shutdown()
+    ros.context.shutdown()
     with pytest.raises(ExternalShutdownException):
         executor.spin_once(timeout_sec=0)
 
 
-def test_shutting_down_waits_for_what_runs(ros, context):
+def test_shutting_down_waits_for_what_runs(ros):
     node = ros.node()
     started, release = threading.Event(), threading.Event()
     node.create_guard_condition(lambda: started.set() or release.wait(PATIENCE_S)).trigger()
-    with MultiThreadedExecutor(2, context=context) as executor:
+    with MultiThreadedExecutor(2, context=ros.context) as executor:
         executor.add_node(node)
         spinning = Spinning(executor)
         assert started.wait(PATIENCE_S)
@@ -404,23 +393,3 @@ def test_shutting_down_does_not_wait_for_a_coroutine_that_waits(ros, executor_of
     executor = executor_of(SingleThreadedExecutor, node)
     assert spin_until(executor, lambda: reached)
     assert executor.shutdown(timeout_sec=PATIENCE_S)
-
-
-def test_a_context_is_initialized_once_and_shut_down_once():
-    context = Context()
-    with pytest.raises(RuntimeError, match="must be initialized before"):
-        context.shutdown()
-    with pytest.raises(NotInitializedException, match="cannot create node"):
-        Node("early", context=context)
-    context.init([])
-    with pytest.raises(RuntimeError, match="only be called once"):
-        context.init([])
-    told = []
-    context.on_shutdown(lambda: told.append(1))
-    context.shutdown()
-    assert (context.ok(), told) == (False, [1])
-    with pytest.raises(RuntimeError, match="already called"):
-        context.shutdown()
-    context.try_shutdown()
-    with pytest.raises(NotInitializedException, match="cannot create node"):
-        Node("late", context=context)

@@ -77,7 +77,13 @@ def test_namespaces_are_absolute():
 
 
 def test_nodes_have_valid_names(ros):
-    assert [ros.node("n", namespace=namespace).get_namespace() for namespace in (None, "", "/", "a", "/a/b")] == ["/", "/", "/", "/a", "/a/b"]
+    assert [ros.node("n", namespace=namespace).get_namespace() for namespace in (None, "", "/", "a", "/a/b")] == [
+        "/",
+        "/",
+        "/",
+        "/a",
+        "/a/b",
+    ]
     with pytest.raises(InvalidNodeNameException):
         ros.node("a b")
     with pytest.raises(InvalidNamespaceException):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterEvent, SetParametersResult
 from rcl_interfaces.msg import ParameterDescriptor as Descriptor
 from rclpy.exceptions import (

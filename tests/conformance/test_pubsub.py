@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-
 from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle

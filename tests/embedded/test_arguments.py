@@ -15,7 +15,9 @@ def test_unknown_and_malformed_arguments_are_named(text):
         parse_arguments(["--ros-args", *text.split()])
 
 
-@pytest.mark.parametrize(("value", "fault"), [("[1,a]", "not of one type"), ("{a: 1}", "a scalar or a sequence of scalars"), ("*a", "alias")])
+@pytest.mark.parametrize(
+    ("value", "fault"), [("[1,a]", "not of one type"), ("{a: 1}", "a scalar or a sequence of scalars"), ("*a", "alias")]
+)
 def test_a_value_that_is_none_is_told_with_its_parameter(value, fault):
     with pytest.raises(RCLError, match=f"Got the parameter 'x:=.*, whose value cannot be read: .*{fault}"):
         parse_arguments(["--ros-args", "-p", f"x:={value}"])
@@ -37,5 +39,7 @@ def test_a_parameter_file_that_is_missing_or_is_none_is_named(tmp_path, text, fa
     file = tmp_path / "parameters.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(RCLError, match=rf"(?s)Got the parameter file {file}, which cannot be read: .*{fault}.*Expected `node: {{ros__param"):
+    with pytest.raises(
+        RCLError, match=rf"(?s)Got the parameter file {file}, which cannot be read: .*{fault}.*Expected `node: {{ros__param"
+    ):
         read_parameter_file(file)
