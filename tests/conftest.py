@@ -16,8 +16,16 @@ from longscape_ros.runtime.cache import FOLDER_VARIABLE
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from support.x import y`; importlib mode does not add it
+from support.ros import HAS_CYCLONE, HAS_ROS  # noqa: E402
+
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
+
+
+def pytest_report_header() -> str:
+    graph = "rclpy of ROS" if HAS_ROS else "embedded" if HAS_CYCLONE else "none: tests/conformance is left out"
+    left_out = "" if HAS_CYCLONE else "; tests/embedded is left out, cyclonedds is not installed (pip install 'longscape_ros[embedded]')"
+    return f"graph: {graph}{left_out}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from support.ros import PATIENCE_S
 
 from longscape_ros.embedded import api
-from longscape_ros.embedded.executors import ExternalShutdownException, SingleThreadedExecutor
+from longscape_ros.embedded.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
 from longscape_ros.embedded.task import Future
 
 
@@ -66,3 +66,19 @@ def test_what_ends_spinning_is_noticed_while_work_is_looked_for(make_node, conte
     spinning.start()
     spinning.join(PATIENCE_S)
     assert ended
+
+
+def test_shutting_down_waits_for_what_runs(make_node, context):
+    node = make_node()
+    started, release = threading.Event(), threading.Event()
+    node.create_guard_condition(lambda: started.set() or release.wait(PATIENCE_S)).trigger()
+    with MultiThreadedExecutor(2, context=context) as executor:
+        executor.add_node(node)
+        spinning = threading.Thread(target=executor.spin, daemon=True)
+        spinning.start()
+        assert started.wait(PATIENCE_S)
+        assert not executor.shutdown(timeout_sec=0.01)
+        release.set()
+        assert executor.shutdown(timeout_sec=PATIENCE_S)
+        spinning.join(PATIENCE_S)
+        assert not spinning.is_alive()
