@@ -31,9 +31,9 @@ try:
     rclpy.spin(node, executor)
 except (KeyboardInterrupt, ExternalShutdownException, RuntimeError) as fault:  # the last if a wait begins just then
     end = type(fault).__name__
-print(end, rclpy.ok())
 node.destroy_node()
 rclpy.try_shutdown()
+print(end, rclpy.ok())
 """
 
 

@@ -107,7 +107,7 @@ def test_names_expand_below_the_root_too():
 
 @pytest.mark.parametrize(("topic", "node", "namespace"), [("{robot}/a", "n", "/"), ("a b", "n", "/"), ("a", "n d", "/"), ("a", "n", "ns")])
 def test_what_cannot_be_expanded_is_refused(topic, node, namespace):
-    with pytest.raises(ValueError, match="invalid|Invalid"):
+    with pytest.raises(ValueError, match=r"invalid|Invalid"):
         expand_topic_name(topic, node, namespace)
 
 

@@ -138,10 +138,8 @@ def test_clients_in_one_process_and_in_others_get_their_own_responses_alone(ros,
     clients = [node.create_client(DescribeParameters, "/robot/say") for _ in range(4)]
     assert ros.until(lambda: all(client.service_is_ready() for client in clients))
     for turn in range(10):
-        futures = {
-            f"{index} {turn}": client.call_async(DescribeParameters.Request(names=[f"{index} {turn}"]))
-            for index, client in enumerate(clients)
-        }
+        asked = {f"{index} {turn}": client for index, client in enumerate(clients)}
+        futures = {tag: client.call_async(DescribeParameters.Request(names=[tag])) for tag, client in asked.items()}
         assert all(ros.until(future.done) for future in futures.values())
         assert {tag: said(future.result()) for tag, future in futures.items()} == {tag: [tag] for tag in futures}
     assert [process.communicate(timeout=PATIENCE_S) for process in others] == [("20\n", "")] * 2
@@ -423,7 +421,7 @@ def test_a_service_class_holds_its_messages_and_has_no_instances():
 
 
 def test_names_are_expanded_and_remapped(ros):
-    node = ros.node("n", "-r", "lamp:=/hall/lamp", "-r", "rosservice://door:=gate", "-r", "rostopic://bell:=gong", "-r", "__ns:=/house")
+    node = ros.node("n", "-r lamp:=/hall/lamp -r rosservice://door:=gate -r rostopic://bell:=gong -r __ns:=/house")
     names = {name: node.create_service(ListParameters, name, print).service_name for name in ("lamp", "door", "bell", "~/own", "/top")}
     assert names == {"lamp": "/hall/lamp", "door": "/house/gate", "bell": "/house/bell", "~/own": "/house/n/own", "/top": "/top"}
     assert node.resolve_service_name("lamp") == "/hall/lamp"

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import signal
 
-import numpy as np
 import pytest
 
 from longscape_ros.embedded.context import Context
 from longscape_ros.embedded.dds import Participant, domain_configuration
-from longscape_ros.embedded.endpoint_info import TopicEndpointTypeEnum
 from longscape_ros.embedded.exceptions import RCLError
 from longscape_ros.embedded.messages import deserialize_message, library, message_class, service_class
 from longscape_ros.embedded.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -91,59 +89,25 @@ def announced(context):
     return read
 
 
-def test_a_node_of_another_process_is_seen_with_all_it_has(make_node, start_peer, spin):
-    start_peer("peer", "-e", "/safe")
+def test_topics_are_listed_under_their_names_in_dds_too(make_node, start_peer, spin):
+    start_peer()
     witness = make_node("witness")
-    assert witness.wait_for_node("/robot/peer", PATIENCE_S)
-    assert ("peer", "/robot", "/safe") in witness.get_node_names_and_namespaces_with_enclaves()
-    assert {"/witness", "/robot/peer"} <= set(witness.get_fully_qualified_node_names())
-    published = {
-        "/parameter_events": ["rcl_interfaces/msg/ParameterEvent"],
-        "/robot/about": ["std_msgs/msg/String"],
-        "/robot/echo": ["sensor_msgs/msg/Image"],
-        "/rosout": ["rcl_interfaces/msg/Log"],
-    }
-    subscribed = {"/robot/image": ["sensor_msgs/msg/Image"]}
-    assert spin([witness], lambda: dict(witness.get_publisher_names_and_types_by_node("peer", "/robot")) == published)
-    assert spin([witness], lambda: dict(witness.get_subscriber_names_and_types_by_node("peer", "/robot")) == subscribed)
-    assert (witness.count_publishers("/robot/about"), witness.count_subscribers("/robot/image")) == (1, 1)
-    assert dict(witness.get_topic_names_and_types()) == published | subscribed
+    assert spin([witness], lambda: witness.count_publishers("/robot/about") == 1)
     assert dict(witness.get_topic_names_and_types(no_demangle=True))["rt/robot/about"] == ["std_msgs::msg::dds_::String_"]
 
 
-def test_publishers_and_subscriptions_of_another_process_are_described(make_node, start_peer, spin, announced):
+def test_endpoints_of_another_process_are_announced_under_their_gids(make_node, start_peer, spin, announced):
     start_peer()
     witness = make_node("witness")
     assert spin([witness], lambda: witness.count_publishers("/robot/about") == witness.count_subscribers("/robot/image") == 1)
-    assert spin([witness], lambda: witness.get_publishers_info_by_topic("/robot/about")[0].node_name == "peer")
     (about,) = witness.get_publishers_info_by_topic("/robot/about")
     (image,) = witness.get_subscriptions_info_by_topic("/robot/image")
-    assert (about.node_name, about.node_namespace, about.topic_type) == ("peer", "/robot", "std_msgs/msg/String")
-    assert str(about.topic_type_hash) == library().type_hash("std_msgs/msg/String")
-    assert (about.qos_profile.durability, image.qos_profile.durability) == (DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE)
     assert (about.qos_profile.depth, image.qos_profile.depth) == (1, 5)
-    assert (about.endpoint_type, image.endpoint_type) == (TopicEndpointTypeEnum.PUBLISHER, TopicEndpointTypeEnum.SUBSCRIPTION)
     assert spin([witness], lambda: any(("/robot", "peer") in nodes for nodes in announced().values()))
     (nodes,) = (nodes for nodes in announced().values() if ("/robot", "peer") in nodes)
     readers, writers = nodes["/robot", "peer"]
     assert bytes(image.endpoint_gid) in readers
     assert bytes(about.endpoint_gid) in writers
-
-
-def test_an_image_and_a_latched_text_cross_to_another_process_and_back(make_node, start_peer, spin):
-    node = make_node()
-    echoed, texts = [], []
-    node.create_subscription(Image, "/robot/echo", echoed.append, 5)
-    publisher = node.create_publisher(Image, "/robot/image", 5)
-    process = start_peer()
-    assert process.stdout.readline() == "ready\n"
-    node.create_subscription(String, "/robot/about", texts.append, LATCHED)
-    assert spin([node], lambda: texts and publisher.get_subscription_count() == node.count_publishers("/robot/echo") == 1)
-    pixels = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
-    image = Image(height=480, width=640, encoding="rgb8", step=1920, data=pixels.ravel())
-    publisher.publish(image)
-    assert spin([node], lambda: echoed)
-    assert (echoed, texts) == ([image], [String(data="peer")])
 
 
 def test_a_process_that_ends_leaves_at_once(make_node, start_peer, spin):
@@ -179,11 +143,7 @@ def test_other_domains_and_processes_that_do_not_discover_stay_hidden(make_node,
     assert set(witness.get_node_names()) == {"witness", "neighbour"}
 
 
-def test_the_domain_of_the_environment_can_be_overruled(own_domain, monkeypatch):
-    contexts = Context(), Context()
-    contexts[0].init([])
-    contexts[1].init([], domain_id=own_domain + 1)
-    assert [context.get_domain_id() for context in contexts] == [own_domain, own_domain + 1]
+def test_a_domain_that_is_no_number_is_named(monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", "seven")
     with pytest.raises(RCLError, match="Got ROS_DOMAIN_ID='seven', expected a number"):
         Context().init([])
@@ -261,13 +221,3 @@ def test_endpoints_that_no_node_announced_are_listed_without_a_name(make_node, s
     assert node.get_node_names() == ["node"]
     stranger.close()
     assert spin([node], lambda: node.count_publishers("text") == 0)
-
-
-def test_nodes_of_one_name_are_both_listed(make_node):
-    node = make_node("twin")
-    make_node("twin")
-    assert node.get_node_names_and_namespaces() == [("twin", "/")] * 2
-
-
-def test_waiting_for_a_node_that_never_comes_ends(make_node):
-    assert not make_node().wait_for_node("/nobody", 0.01)
