@@ -6,7 +6,7 @@
 help:
 	@echo "make demo    watch a simulated robot move, and see what the predictor thought it would see"
 	@echo "make test    run the whole test suite, the checks included"
-	@echo "make test-ros run the nodes' tests on the real rclpy of ROS 2 Jazzy, which PyPI has for x86-64"
+	@echo "make test-ros run the tests of the nodes, and of what the embedded graph shares with it, on the real rclpy of ROS 2 Jazzy"
 	@echo "make check   ruff and mypy only"
 	@echo "make clean   remove the virtual environments and what tests and demo left"
 	@echo "More for the command itself goes into ARGS, for example: make demo ARGS=\"--seconds 60\""
@@ -18,7 +18,7 @@ test: check
 	.venv-test/bin/python -m pytest $(ARGS)
 
 test-ros: .venv-ros/.complete
-	bash -c '. .venv-ros/setup.bash && .venv-ros/bin/python -m pytest tests/nodes $(ARGS)'
+	bash -c '. .venv-ros/setup.bash && .venv-ros/bin/python -m pytest tests/nodes tests/conformance $(ARGS)'
 
 check: .venv-test/.complete
 	.venv-test/bin/ruff check .
