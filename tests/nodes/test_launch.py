@@ -78,7 +78,7 @@ def without_files(words: list[str]) -> list[str]:
     shown = []
     for word in words:
         if "launch_params_" in word:
-            shown.append(repr({override.name: override.value for override in read_parameter_file(Path(word))}))
+            shown.append(repr({name: value for values in read_parameter_file(Path(word)).values() for name, value in values.items()}))
         else:
             shown.append(word)
     return shown
