@@ -60,13 +60,15 @@ def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
     values = {name: LaunchConfiguration(name).perform(context) for name in names}
     if values["image"].endswith("/compressed") and not values["image_type"]:
         values["image_type"] = COMPRESSED
+    for name in ("params_file", "rviz_config"):
+        _check_file(name, values[name])
     switches = {name: _switch(name, values[name]) for name in SWITCHES if values[name]}
     overrides = {parameter: switches.get(name, values[name]) for name, parameter in OVERRIDES.items() if values[name]}
     predictor = Node(
         package="longscape_ros",
         executable="longscape_predictor",
         name=NODE,
-        namespace=values["namespace"],
+        namespace=values["namespace"] or None,
         parameters=[values["params_file"], *([overrides] if overrides else [])],
         remappings=[("~/input/image", values["image"]), ("~/input/camera_info", values["camera_info"])],
         ros_arguments=["--log-level", values["log_level"]] if values["log_level"] else [],
@@ -77,11 +79,17 @@ def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
     rviz = Node(
         package="rviz2",
         executable="rviz2",
-        namespace=values["namespace"],
+        namespace=values["namespace"] or None,
         arguments=["-d", _rviz_config(values["rviz_config"], values["namespace"], values["image"])],
         parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
     )
     return [predictor, rviz]
+
+
+def _check_file(name: str, path: str) -> None:
+    """launch_ros only warns of a parameter file that is not there, and starts the node with its defaults."""
+    if not Path(path).is_file():
+        raise ValueError(f"Got {name}:={path}, found no such file.")
 
 
 def _switch(name: str, value: str) -> bool:

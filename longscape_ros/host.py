@@ -89,18 +89,33 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
     Returns:
         The exit status: 1 after a fault that a user can act on, which is logged.
     """
+    with _interrupted_once() as interrupts:
+        try:
+            return _run(make, args, grace_s, interrupts)
+        except KeyboardInterrupt:  # before there was anything to end
+            return 0
+
+
+def _run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None, interrupts: _Interrupts) -> int:
     ensure_rclpy()
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from rclpy.logging import get_logger
 
-    rclpy.init(args=args)
     node: Any = None
     part: Closable | None = None
     status = 1
     try:
-        node, part = make()
-        rclpy.spin(node)
+        try:
+            rclpy.init(args=args)
+        except RuntimeError as error:  # rclpy's error of a command line or an environment that it cannot read
+            get_logger(_PACKAGE).fatal(f"rclpy does not start: {error}")
+            return status
+        try:
+            node, part = make()
+            rclpy.spin(node)
+        finally:
+            interrupts.over = True
         status = 0
     except (KeyboardInterrupt, ExternalShutdownException):
         status = 0
@@ -111,6 +126,7 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
             raise
         status = 0
     finally:
+        interrupts.over = True
         with _within(grace_s, status):
             if part is not None:
                 part.close()
@@ -118,6 +134,35 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
                 node.destroy_node()
             rclpy.try_shutdown()
     return status
+
+
+class _Interrupts:
+    """Handles SIGINT: the first is a KeyboardInterrupt, and there are none once it is ``over``.
+
+    Under ``ros2 launch`` Ctrl-C comes twice, from the terminal and from launch; the second must not disturb the way out.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        if not self.over:
+            self.over = True
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupted_once() -> Iterator[_Interrupts]:
+    """SIGINT is handled by what is given, which rclpy's own handler calls in turn; on another than the main thread it is not."""
+    interrupts = _Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    former = signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 @contextmanager
@@ -141,6 +186,8 @@ def leave(status: int) -> NoReturn:
     Taking the interpreter down with ONNX Runtime in it costs half a second and more on a busy machine, and ONNX Runtime aborts a process
     whose interpreter ends while it loads a model on another thread.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more

@@ -231,21 +231,22 @@ def same_model(one: PredictorParameters, other: PredictorParameters) -> bool:
     return dataclasses.replace(one, **{name: getattr(other, name) for name in live}) == other
 
 
-def refusal(parameters: Iterable[Any], configured: bool) -> str:
+def refusal(parameters: Iterable[Any], configured: PredictorParameters | None) -> str:
     """Why parameters (objects with a name and a value) cannot be set now; empty: they can.
 
     Args:
         parameters: What is to be set.
-        configured: Whether the node is configured, active or not.
+        configured: What the node is configured with, active or not; None: it is not configured.
     """
-    by_name = {spec.name: spec for spec in specs()}
+    fields = {f.metadata[_SPEC].name: f for f in dataclasses.fields(PredictorParameters)}
     for parameter in parameters:
-        spec = by_name.get(parameter.name)
-        if spec is None:
+        if parameter.name not in fields:
             continue
+        spec = fields[parameter.name].metadata[_SPEC]
         if reason := spec.refusal(parameter.value):
             return reason
-        if configured and spec.change is Change.CONFIGURED:
+        unchanged = configured is None or parameter.value == getattr(configured, fields[parameter.name].name)
+        if not unchanged and spec.change is Change.CONFIGURED:  # the same value is no change: ros2 param load of what was dumped
             return f"{spec.name} takes effect when the node is configured; deactivate it and clean it up first (ros2 lifecycle set)."
     return ""
 

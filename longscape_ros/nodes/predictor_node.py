@@ -168,6 +168,8 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
 
     def _diagnose(self) -> None:
         session, name = self._session, self.get_name()
+        if self.get_namespace() != "/":  # several robots share the topic
+            name = f"{self.get_namespace()}/{name}"
         report = Report(self._state_label, fault=self._fault) if session is None else session.report(self._state_label)
         health = self._monitor.judge(report, time.monotonic())
         hardware_id = name if session is None else session.model_id
@@ -181,7 +183,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
 
     def _on_set_parameters(self, changed: Sequence[Any]) -> Any:
         result: Any = message_class("rcl_interfaces/msg/SetParametersResult")()
-        result.reason = parameters.refusal(changed, configured=self._session is not None)
+        result.reason = parameters.refusal(changed, None if self._session is None else self._values)
         result.successful = not result.reason
         if result.successful:
             self._values = parameters.changed(self._values, changed)

@@ -135,6 +135,11 @@ def test_a_switch_that_is_neither_true_nor_false_is_refused(launched):
         launched(PREDICTOR, autostart="yes")
 
 
+def test_a_parameter_file_that_is_not_there_is_refused(launched):
+    with pytest.raises(ValueError, match="Got params_file:=/nowhere, found no such file"):
+        launched(PREDICTOR, params_file="/nowhere")
+
+
 def test_the_demo_starts_the_arm_its_policy_the_predictor_and_rviz(launched):
     started = launched(DEMO, task="push", seed="7", backend="ort_cpu")
     driver, policy = "longscape_ros.simulation.driver", "longscape_ros.simulation.policy"
@@ -211,6 +216,7 @@ def test_two_robots_run_side_by_side_from_the_launch_files_command_lines(graph, 
     for name, module in launch_stand_in.modules():
         monkeypatch.setitem(sys.modules, name, module)
     robot = graph.robot()
+    reports = robot.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
     processes = []
     for namespace, action in (("robot_1", "arm/joint_trajectory"), ("/robot_2", "/elsewhere/joint_trajectory")):
         arguments = {"namespace": namespace, "action": action, "bundle": str(bundle.path), "image": "lens/image_raw", "log_level": "warn"}
@@ -223,6 +229,8 @@ def test_two_robots_run_side_by_side_from_the_launch_files_command_lines(graph, 
             robot.until(lambda topic=topic: robot.node.count_subscribers(topic) == 1)
         for name in ("robot_1", "robot_2"):
             robot.until(lambda name=name: robot.node.count_publishers(f"/{name}/predictor/prediction") == 1)
+        cameras = {"/robot_1/predictor: camera", "/robot_2/predictor: camera"}
+        robot.until(lambda: cameras <= {status.name for report in reports for status in report.status})
         for process in processes:
             process.send_signal(signal.SIGTERM)
         assert [process.wait(WAIT_S) for process in processes] == [0, 0]
