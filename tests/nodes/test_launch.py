@@ -130,6 +130,15 @@ def test_a_camera_of_compressed_images_is_told_by_its_name(launched):
     assert parse_arguments(words[1:]).overrides_for("/predictor")["image_type"] == "sensor_msgs/msg/CompressedImage"
 
 
+@pytest.mark.parametrize(
+    ("image", "camera_info"),
+    [("/wrist/image_raw", "/wrist/camera_info"), ("lens/image_raw/compressed", "lens/camera_info"), ("image", "camera_info")],
+)
+def test_the_intrinsics_are_looked_for_beside_the_cameras_topic(launched, image, camera_info):
+    words = launched(PREDICTOR, image=image)["longscape_ros/longscape_predictor"]
+    assert {remap.match: remap.replacement for remap in parse_arguments(words[1:]).remaps}["~/input/camera_info"] == camera_info
+
+
 def test_a_switch_that_is_neither_true_nor_false_is_refused(launched):
     with pytest.raises(ValueError, match="Got autostart:=yes, expected true or false"):
         launched(PREDICTOR, autostart="yes")
