@@ -242,7 +242,7 @@ def refusal(parameters: Iterable[Any], configured: PredictorParameters | None) -
     for parameter in parameters:
         if parameter.name not in fields:
             continue
-        spec = fields[parameter.name].metadata[_SPEC]
+        spec: Spec = fields[parameter.name].metadata[_SPEC]
         if reason := spec.refusal(parameter.value):
             return reason
         unchanged = configured is None or parameter.value == getattr(configured, fields[parameter.name].name)
