@@ -351,9 +351,9 @@ class Prediction:
         status: See :class:`Status`.
         plan_stamp_ns: See :class:`Snapshot`.
         timings_ms: Milliseconds per stage: ``encode``, ``route`` (expert and length), ``denoise``, ``estimate`` (confidence),
-            ``decode``, ``graphs`` (all inside the graphs), ``total``. Between graphs: ``inputs`` (waiting for a chunk's inputs), ``join``
-            (of the chunks' frames). Beside graphs, where there was a CPU for it: ``cut``, ``features``, ``noise`` (what the inputs took).
-            What did not happen is absent.
+            ``decode``, ``graphs`` (all inside the graphs), ``graphs_cpu`` (CPU time of the thread that was inside them), ``total``.
+            Between graphs: ``inputs`` (waiting for a chunk's inputs), ``join`` (of the chunks' frames). Beside graphs, where there was a
+            CPU for it: ``cut``, ``features``, ``noise`` (what the inputs took). What did not happen is absent.
         frame_id: Optical frame of the anchor image.
         shown: uint8 [H, W, 3], the anchor's image as the autoencoder shows it; None: it was not asked for.
     """

@@ -64,7 +64,8 @@ def duration_message(duration_ns: int, classes: Classes) -> Any:
     return classes("builtin_interfaces/msg/Duration")(sec=duration_ns // NANOSECONDS, nanosec=duration_ns % NANOSECONDS)
 
 
-def _header(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
+def header_message(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
+    """std_msgs/Header."""
     return classes("std_msgs/msg/Header")(stamp=time_message(stamp_ns, classes), frame_id=frame_id)
 
 
@@ -219,13 +220,13 @@ def image_message(rgb: Image, stamp_ns: int, frame_id: str, classes: Classes) ->
     height, width = rgb.shape[:2]
     kind = classes(IMAGE)
     return kind(
-        header=_header(stamp_ns, frame_id, classes),
+        header=header_message(stamp_ns, frame_id, classes),
         height=height,
         width=width,
         encoding="rgb8",
         is_bigendian=0,
         step=3 * width,
-        data=_numbers(kind, "uint8", np.ascontiguousarray(rgb).reshape(-1)),
+        data=number_sequence(kind, "uint8", np.ascontiguousarray(rgb).reshape(-1)),
     )
 
 
@@ -253,7 +254,7 @@ def _compressed_messages(data: Sequence[Image], stamps_ns: Sequence[int], frame_
         kind(
             header=header(stamp=time(sec=stamp_ns // NANOSECONDS, nanosec=stamp_ns % NANOSECONDS), frame_id=frame_id),
             format=text,
-            data=_numbers(kind, "uint8", encoded),
+            data=number_sequence(kind, "uint8", encoded),
         )
         for encoded, stamp_ns in zip(data, stamps_ns, strict=True)
     ]
@@ -293,11 +294,11 @@ def scaled_camera_info(message: Any, image_size: tuple[int, int], stamp_ns: int,
     intrinsics = np.asarray(message.k, np.float64).reshape(3, 3)
     projection = np.asarray(message.p, np.float64).reshape(3, 4)
     return kind(
-        header=_header(stamp_ns, str(message.header.frame_id), classes),
+        header=header_message(stamp_ns, str(message.header.frame_id), classes),
         height=height,
         width=width,
         distortion_model=message.distortion_model,
-        d=_numbers(kind, "float64", np.asarray(message.d, np.float64)),
+        d=number_sequence(kind, "float64", np.asarray(message.d, np.float64)),
         k=(to_scaled @ intrinsics).ravel(),
         r=np.asarray(message.r, np.float64),
         p=(to_scaled @ projection).ravel(),
@@ -326,7 +327,7 @@ def prediction_to_message(prediction: Prediction, classes: Classes, format: str 
     frame_id = prediction.frame_id
     chunks = prediction.chunks
     return kind(
-        header=_header(prediction.anchor_ns, frame_id, classes),
+        header=header_message(prediction.anchor_ns, frame_id, classes),
         requester_id="",
         request_id="",
         candidate_id=0,
@@ -337,10 +338,10 @@ def prediction_to_message(prediction: Prediction, classes: Classes, format: str 
         compute_time=duration_message(round(1e6 * prediction.timings_ms.get("total", 0.0)), classes),
         frames=_compressed_messages(images, stamps, frame_id, classes, format),
         assumed_from=prediction.assumed_from,
-        chunk_lengths=_numbers(kind, "uint32", np.array([chunk.valid for chunk in chunks], np.uint32)),
-        chunk_experts=_numbers(kind, "uint8", np.array(prediction.experts, np.uint8)),
-        chunk_end_reasons=_numbers(kind, "uint8", np.array([int(chunk.reason) for chunk in chunks], np.uint8)),
-        confidence=_numbers(kind, "float32", prediction.confidence.astype(np.float32)),
+        chunk_lengths=number_sequence(kind, "uint32", np.array([chunk.valid for chunk in chunks], np.uint32)),
+        chunk_experts=number_sequence(kind, "uint8", np.array(prediction.experts, np.uint8)),
+        chunk_end_reasons=number_sequence(kind, "uint8", np.array([int(chunk.reason) for chunk in chunks], np.uint8)),
+        confidence=number_sequence(kind, "float32", prediction.confidence.astype(np.float32)),
     )
 
 
@@ -397,7 +398,7 @@ def filmstrip(prediction: Prediction, columns: int = 8) -> Image:
     return strip
 
 
-def _numbers(kind: type, dtype: str, values: NDArray[Any]) -> Any:
+def number_sequence(kind: type, dtype: str, values: NDArray[Any]) -> Any:
     """A number sequence as the class wants it: rclpy's classes take array.array at once and check all else item by item."""
     if hasattr(kind, "get_fields_and_field_types"):
         return array.array(_TYPE_CODES[dtype], np.ascontiguousarray(values).tobytes())

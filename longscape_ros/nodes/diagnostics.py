@@ -107,7 +107,8 @@ class Monitor:
 
     def _camera(self, report: Report, news: Mapping[str, int], period_s: float) -> Health:
         values = {"rate_hz": _rate(news, "images", period_s), "age_s": _number(report.image_age_s)}
-        values |= _counts(report, ("images", "images_not_ready", "images_skipped", "images_stale", "frames_missing", *_REFUSED_IMAGES))
+        values |= _counts(report, ("images", "images_lost", "images_not_ready", "images_skipped", "images_stale", "frames_missing"))
+        values |= _counts(report, _REFUSED_IMAGES)
         refused = sum(news.get(name, 0) for name in _REFUSED_IMAGES)
         if report.image_age_s is None:
             return Health("camera", Level.STALE, "no image yet", values)
@@ -157,7 +158,7 @@ def _inference(report: Report, news: Mapping[str, int], period_s: float) -> Heal
     values = {"rate_hz": _rate(news, "predictions", period_s)}
     for name, times in report.timings_ms.items():
         values |= {f"{name}_ms_p{percent}": _number(times.percentile(percent)) for percent in (5, 50, 95)}
-    values |= _counts(report, ("requests", "requests_dropped", "predictions", "inference_errors"))
+    values |= _counts(report, ("requests", "requests_dropped", "predictions", "inference_errors", "process_cpu_ms", "graphs_cpu_ms"))
     if news.get("inference_errors"):
         return Health("inference", Level.ERROR, f"{news['inference_errors']} predictions failed", values)
     if report.state != "active":

@@ -145,6 +145,8 @@ class Pipeline:
         self.active = False
         self.latency_ms = Rolling()
         """From the arrival of an image to the end of ``on_prediction``."""
+        self.graphs_cpu_ms = 0.0
+        """CPU time of the worker's thread inside the graphs, of all predictions made: with one thread per graph all that graphs used."""
         self._config = config
         self._manifest = manifest
         self._timeline = Timeline(timeline_config(manifest, self.horizon, config.plan_extension, config.image_latency_ns))
@@ -338,6 +340,7 @@ class Pipeline:
         """On the worker's thread."""
         begin_s = time.perf_counter()
         self._on_prediction(prediction)
+        self.graphs_cpu_ms += prediction.timings_ms["graphs_cpu"]
         waited_ms = sum(prediction.timings_ms[stage] for stage in ("prepare", "queue", "total"))
         self.latency_ms.add(waited_ms + 1e3 * (time.perf_counter() - begin_s))
         self._compare(prediction)

@@ -19,7 +19,7 @@ from typing import Any
 
 from longscape_ros.bags.writer import BagWriter
 from longscape_ros.errors import BagError, HostError, InputError
-from longscape_ros.host import Throttle, declare, matching_qos, message_class, run_part
+from longscape_ros.host import Throttle, declare, loss_events, matching_qos, message_class, run_part
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, compressed_message, frame_from_image, nanoseconds
 
 AS_SENT = "as_sent"
@@ -107,8 +107,6 @@ class Recorder:
                 self._subscriptions[topic] = self._join(topic, publishers)
 
     def _join(self, topic: str, publishers: Sequence[Any]) -> Any:
-        from rclpy.event_handler import SubscriptionEventCallbacks
-
         kind = str(publishers[0].topic_type)
         try:
             message_type = message_class(kind)
@@ -119,7 +117,7 @@ class Recorder:
             topic,
             partial(self._receive, topic, kind),
             matching_qos([publisher.qos_profile for publisher in publishers], DEPTH),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic)),
+            event_callbacks=loss_events(partial(self._on_lost, topic)),
             raw=True,
         )
 

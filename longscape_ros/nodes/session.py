@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 
 from longscape_ros.contract import NANOSECONDS, ActionSource, Prediction
 from longscape_ros.errors import InputError
-from longscape_ros.host import Throttle, message_class
+from longscape_ros.host import Throttle, loss_events, message_class
 from longscape_ros.messages import frame_from_message, plan_from_message
 from longscape_ros.nodes.diagnostics import Report
 from longscape_ros.nodes.model import Model
@@ -40,7 +40,7 @@ class Session:
         self._model = model
         self._parameters = model.parameters
         self._throttle = Throttle()
-        self._invalid = {"images_invalid": 0, "commands_invalid": 0}
+        self._counters = {"images_lost": 0, "images_invalid": 0, "commands_invalid": 0}
         self._remaining_horizon_ms = Rolling()
         self._outputs = Outputs(node, model.parameters)
         callbacks = (self._on_prediction, self._on_inference_error, self._outputs.publish_surprise)
@@ -83,7 +83,7 @@ class Session:
         info, condition = self._tell(), self._model.condition
         return Report(
             state=state,
-            counters=self._pipeline.counters | self._invalid,
+            counters=self._pipeline.counters | self._counters | self._cpu_ms(),
             timings_ms={
                 "latency": self._pipeline.latency_ms,
                 "inference": self._pipeline.inference_ms,
@@ -114,13 +114,15 @@ class Session:
         reliability = ReliabilityPolicy.RELIABLE if parameters.command_qos == "reliable" else ReliabilityPolicy.BEST_EFFORT
         command_qos = QoSProfile(depth=10, reliability=reliability)
         return [
-            self._join(parameters.image_type, "~/input/image", self._on_image, image_qos),
+            self._join(parameters.image_type, "~/input/image", self._on_image, image_qos, self._on_images_lost),
             self._join(CAMERA_INFO, "~/input/camera_info", self._on_camera_info, qos_profile_sensor_data),
             *(self._join(s.type, s.topic, partial(self._on_command, s), command_qos) for s in self._model.mapping.action_sources),
         ]
 
-    def _join(self, type_name: str, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
-        return self._node.create_subscription(message_class(type_name), topic, callback, qos)
+    def _join(
+        self, type_name: str, topic: str, callback: Callable[[Any], None], qos: QoSProfile, on_lost: Callable[[Any], None] | None = None
+    ) -> Any:
+        return self._node.create_subscription(message_class(type_name), topic, callback, qos, event_callbacks=loss_events(on_lost))
 
     def _on_image(self, message: Any) -> None:
         received_ns = self._pipeline.receive(self._now_ns())
@@ -131,6 +133,9 @@ class Session:
         self._warn(outcome.trouble)
         for ended in outcome.ended:
             self._outputs.publish_chunk(ended)
+
+    def _on_images_lost(self, event: Any) -> None:
+        self._counters["images_lost"] += int(event.total_count_change)
 
     def _on_command(self, source: ActionSource, message: Any) -> None:
         received_ns = self._pipeline.receive(self._now_ns())
@@ -149,8 +154,8 @@ class Session:
             text = str(error)
         except Exception as error:  # what a stranger publishes may be anything
             text = f"Got a message that cannot be read ({error!r}); it is ignored."
-        self._invalid[counter] += 1
-        self._warn(Trouble(counter, f"{text} ({self._invalid[counter]} so far.)"))
+        self._counters[counter] += 1
+        self._warn(Trouble(counter, f"{text} ({self._counters[counter]} so far.)"))
         return None
 
     # ---- out, on the worker's thread ----
@@ -174,6 +179,9 @@ class Session:
             self._model_info.publish(message_class(STRING)(data=json.dumps(info)))
             self._told = info
         return info
+
+    def _cpu_ms(self) -> dict[str, int]:
+        return {"process_cpu_ms": round(1e3 * time.process_time()), "graphs_cpu_ms": round(self._pipeline.graphs_cpu_ms)}
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
