@@ -21,6 +21,7 @@ from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, 
 from longscape_ros.errors import InputError
 from longscape_ros.images import decoded, rgb_of
 from longscape_ros.sharing import share
+from longscape_ros.timeline import resize_rgb
 
 Classes = Callable[[str], type]
 Image = NDArray[np.uint8]
@@ -72,33 +73,38 @@ def header_message(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
 # ---- images in ----
 
 
-def frame_from_message(message: Any, type_name: str, received_ns: int) -> Frame:
-    """sensor_msgs/Image or CompressedImage -> frame.
+def frame_from_message(message: Any, type_name: str, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:
+    """sensor_msgs/Image or CompressedImage -> frame. The node and all that reads recordings for the model go through here.
 
     Args:
         message: The message.
         type_name: Its type.
         received_ns: Stands in for a stamp of zero.
+        image_size: (H, W) to cut and scale the image to; None: as it was sent.
 
     Raises:
         InputError: The type is neither of the two, or the image cannot be decoded.
     """
     if type_name == IMAGE:
-        return frame_from_image(message, received_ns)
+        return frame_from_image(message, received_ns, image_size)
     if type_name == COMPRESSED_IMAGE:
-        return frame_from_compressed(message, received_ns)
+        return frame_from_compressed(message, received_ns, image_size)
     raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
 
 
-def frame_from_image(message: Any, received_ns: int) -> Frame:
+def frame_from_image(message: Any, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:
     """sensor_msgs/Image of one of :data:`longscape_ros.images.ENCODINGS`; rows may be padded. See :func:`frame_from_message`."""
-    return Frame(_stamp_ns(message, received_ns), rgb_of(message), str(message.header.frame_id))
+    return _frame(message, received_ns, rgb_of(message), image_size)
 
 
-def frame_from_compressed(message: Any, received_ns: int) -> Frame:
+def frame_from_compressed(message: Any, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:
     """sensor_msgs/CompressedImage in PNG, JPEG or whatever else OpenCV reads. See :func:`frame_from_message`."""
-    rgb = decoded(np.frombuffer(message.data, np.uint8), message.format)
-    return Frame(_stamp_ns(message, received_ns), rgb, str(message.header.frame_id))
+    return _frame(message, received_ns, decoded(np.frombuffer(message.data, np.uint8), message.format, image_size), image_size)
+
+
+def _frame(message: Any, received_ns: int, rgb: Image, image_size: tuple[int, int] | None) -> Frame:
+    sized = rgb if image_size is None else resize_rgb(rgb, image_size)
+    return Frame(_stamp_ns(message, received_ns), sized, str(message.header.frame_id))
 
 
 def _stamp_ns(message: Any, received_ns: int) -> int:

@@ -37,7 +37,7 @@ from longscape_ros.messages import (
 from longscape_ros.runtime.backend import AUTO
 from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
-from longscape_ros.timeline import Timeline, TimelineConfig, resize_rgb
+from longscape_ros.timeline import Timeline, TimelineConfig
 
 Knowledge = Literal["causal", "recorded"]
 """What is known of the commands at an image: those received by then, or all."""
@@ -136,7 +136,7 @@ class Replay:
                     yield received_ns, snapshot
 
     def _items(self) -> Iterator[tuple[int, Frame | Plan]]:
-        items = stream(self._bag, self.mapping, self._on_error)
+        items = stream(self._bag, self.mapping, self._on_error, self._grid.image_size)
         if self._config.plan == "causal":
             return items
         return _after_later_plans(items, self._grid)
@@ -179,7 +179,7 @@ def timeline_config(bundle: Bundle, mapping: TopicMapping, config: ReplayConfig)
 
 
 def _after_later_plans(items: Iterable[tuple[int, Frame | Plan]], grid: TimelineConfig) -> Iterator[tuple[int, Frame | Plan]]:
-    """The same items, each image only after all plans that can matter for its horizon; images wait in the model's size."""
+    """The same items, each image only after all plans that can matter for its horizon."""
     ahead_ns = round(grid.horizon * NANOSECONDS / grid.fps) + LATE_NS
     waiting: deque[tuple[int, Frame]] = deque()
     for received_ns, item in items:
@@ -188,7 +188,7 @@ def _after_later_plans(items: Iterable[tuple[int, Frame | Plan]], grid: Timeline
         if isinstance(item, Plan):
             yield received_ns, item
         else:
-            waiting.append((received_ns, Frame(item.stamp_ns, resize_rgb(item.rgb, grid.image_size), item.frame_id)))
+            waiting.append((received_ns, item))
     yield from waiting
 
 

@@ -23,6 +23,7 @@ A action dimensions; H, W image size.
 
 from __future__ import annotations
 
+import functools
 import logging
 from bisect import bisect_right, insort
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class TimelineConfig:
 
     def grid(self, anchor_ns: int) -> NDArray[np.int64]:
         """int64 [K + horizon], the times of the grid's rows -(K - 1) ... horizon."""
-        return anchor_ns + _steps_ns(np.arange(1 - self.context, self.horizon + 1), self.fps)
+        return anchor_ns + _grid_steps_ns(self.context, self.horizon, self.fps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +263,11 @@ class Timeline:
 
     def _prune(self, newest_ns: int) -> None:
         """Drops the frames and plans that no snapshot near the newest frame can need."""
-        oldest_anchor_ns = newest_ns - CLOCK_JUMP_NS
-        oldest_frame_ns = int(self._config.grid(oldest_anchor_ns)[0]) - CLOCK_JUMP_NS
+        oldest_grid_ns = int(self._config.grid(newest_ns - CLOCK_JUMP_NS)[0])
+        oldest_frame_ns = oldest_grid_ns - CLOCK_JUMP_NS
         while self._frames[0].stamp_ns < oldest_frame_ns:
             del self._frames[0]
-        settled_ns = int(self._config.grid(oldest_anchor_ns)[0]) - LOOKBACK_NS
+        settled_ns = oldest_grid_ns - LOOKBACK_NS
         settled: set[str] = set()  # names whose command at that time is found
         for i in reversed(range(bisect_right(self._plans, settled_ns, key=_received_ns))):
             plan = self._plans[i]
@@ -332,6 +333,14 @@ def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: t
         commanded=np.asarray(commands.commanded.all(axis=1)),
         instruction=episode.instruction,
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _grid_steps_ns(context: int, horizon: int, fps: float) -> NDArray[np.int64]:
+    """int64 [K + horizon], the grid around an anchor at 0; every image asks for it."""
+    steps = _steps_ns(np.arange(1 - context, horizon + 1), fps)
+    steps.flags.writeable = False
+    return steps
 
 
 def _steps_ns(steps: NDArray[np.int64], fps: float) -> NDArray[np.int64]:

@@ -19,7 +19,6 @@ from longscape_ros.bags.writer import bag_store
 from longscape_ros.contract import Episode, Frame, Plan, TopicMapping
 from longscape_ros.errors import BagError, InputError
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, frame_from_message, plan_from_message
-from longscape_ros.timeline import resize_rgb
 
 INSTRUCTION_TOPIC = "/instruction"
 """std_msgs/String, what the robot was told; need not be there."""
@@ -104,7 +103,9 @@ def raw_messages(bag: Path, wanted: Collection[str] | None = None) -> Iterator[R
             yield RawMessage(connection.topic, connection.msgtype, received_ns, bytes(data), text, connection.digest)
 
 
-def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) -> Iterator[tuple[int, Frame | Plan]]:
+def stream(
+    bag: Path, mapping: TopicMapping, on_error: OnError | None = None, image_size: tuple[int, int] | None = None
+) -> Iterator[tuple[int, Frame | Plan]]:
     """The images and commands of a bag with their receive times, in the order they were received.
 
     Where the bag has not the mapping's image topic but that one compressed (or uncompressed), it is taken instead.
@@ -113,6 +114,7 @@ def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) ->
         bag: The recording.
         mapping: Which topics matter.
         on_error: Told of each message that cannot be used and is left out; None: they are logged.
+        image_size: (H, W) to cut and scale the images to; None: as recorded.
 
     Raises:
         BagError: The bag cannot be read, or lacks topics of the mapping.
@@ -126,7 +128,7 @@ def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) ->
             try:
                 message: Any = reader.deserialize(data, connection.msgtype)
                 if connection.topic == image_topic:
-                    yield received_ns, frame_from_message(message, image_type, received_ns)
+                    yield received_ns, frame_from_message(message, image_type, received_ns, image_size)
                 else:
                     yield received_ns, plan_from_message(message, sources[connection.topic], received_ns)
             except (InputError, AnyReaderError) as error:
@@ -153,13 +155,11 @@ def read_episode(bag: Path, mapping: TopicMapping, image_size: tuple[int, int] |
     """
     frames: list[Frame] = []
     plans: list[Plan] = []
-    for _, item in stream(bag, mapping):
+    for _, item in stream(bag, mapping, image_size=image_size):
         if isinstance(item, Plan):
             plans.append(item)
-        elif image_size is None:
-            frames.append(item)
         else:
-            frames.append(Frame(item.stamp_ns, resize_rgb(item.rgb, image_size), item.frame_id))
+            frames.append(item)
     frames.sort(key=lambda frame: frame.stamp_ns)
     return Episode(bag.stem, tuple(frames), tuple(plans), _instruction(bag))
 

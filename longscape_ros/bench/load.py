@@ -3,9 +3,8 @@
 
 The node runs with one thread per graph. Then a graph runs on the thread that calls it and on no other, and the CPU time of that thread
 from before each call until after it is all that inference takes. The process's CPU time, of all threads, DDS's and those that compress
-predictions included, less that, is what the node takes outside inference. Both are read in the node, at the same moment, and reported in its
-diagnostics. (``/proc/PID/stat`` and the threads' ``/proc/PID/task/*/stat`` agree with them; they cannot tell what the worker's thread did
-in a graph from what it did to publish.)
+predictions included, less that, is what the node takes outside inference. Both are read in the node, at the same moment, and reported in
+its diagnostics. (``/proc/PID/task/*/stat`` agrees, but cannot tell what the worker's thread did in a graph from what it did to publish.)
 
 Of the images, each is counted by the node in one of the places where an image can end, or DDS counts it as lost; what then is missing is
 unexplained.
@@ -69,9 +68,9 @@ def figures_of(seen: Seen, at: str) -> Figures:
         - ``.cpu_outside``, ``.cpu_graphs``: CPU time outside the graphs and in them, over the time for which images went out: 1 is one
           core. What the node did until its last diagnostics, up to some seconds after the last image, counts too.
         - ``.images``, ``.images_per_s``: published.
-        - ``.images_lost``: of these, lost on the way to the node, as DDS counts it; ``.images_unused``: received, and nothing was asked from
-          them; ``.images_replaced``: by a newer one, because the model was busy; ``.images_predicted``: predicted from.
-        - ``.images_unexplained``: of these, neither.
+        - ``.images_lost``: of these, lost on the way to the node, as DDS counts it; ``.images_unused``: received, and nothing was asked
+          from them; ``.images_replaced``: by a newer one, because the model was busy; ``.images_predicted``: predicted from.
+        - ``.images_unexplained``: none of these.
     """
     graphs_s, process_s = (seen.counted(f"inference.{name}_cpu_ms") / 1e3 for name in ("graphs", "process"))
     return {

@@ -126,8 +126,9 @@ class Stream:
         kind, header = classes(self.type), header_message(0, "camera_optical_frame", classes)
         if self.encoding in _FILES:
             extension, options = _FILES[self.encoding]
-            data = cv2.imencode(extension, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1]
-            return kind(header=header, format=f"rgb8; {self.encoding} compressed bgr8", data=number_sequence(kind, "uint8", data.reshape(-1)))
+            encoded = cv2.imencode(extension, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1]
+            data = number_sequence(kind, "uint8", np.asarray(encoded, np.uint8).reshape(-1))
+            return kind(header=header, format=f"rgb8; {self.encoding} compressed bgr8", data=data)
         values = _RAW[self.encoding](rgb)
         return kind(
             header=header,

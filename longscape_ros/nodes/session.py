@@ -39,6 +39,7 @@ class Session:
         self._node = node
         self._model = model
         self._parameters = model.parameters
+        self._image_size = model.bundle.manifest.image_size
         self._throttle = Throttle()
         self._counters = {"images_lost": 0, "images_invalid": 0, "commands_invalid": 0}
         self._remaining_horizon_ms = Rolling()
@@ -125,8 +126,8 @@ class Session:
         return self._node.create_subscription(message_class(type_name), topic, callback, qos, event_callbacks=loss_events(on_lost))
 
     def _on_image(self, message: Any) -> None:
-        received_ns = self._pipeline.receive(self._now_ns())
-        frame = self._read("images_invalid", lambda: frame_from_message(message, self._parameters.image_type, received_ns))
+        received_ns, kind = self._pipeline.receive(self._now_ns()), self._parameters.image_type
+        frame = self._read("images_invalid", lambda: frame_from_message(message, kind, received_ns, self._image_size))
         if frame is None:
             return
         outcome = self._pipeline.add_frame(frame, received_ns)
