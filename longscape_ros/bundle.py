@@ -25,6 +25,7 @@ Graphs (B batch, H W image, C h w latent, K context frames, T chunk frames, F ac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -188,7 +189,7 @@ class Bundle:
     path: Path
     manifest: Manifest
 
-    @property
+    @functools.cached_property
     def model_id(self) -> str:
         """Name and hash of all that decides predictions: the manifest (file hashes included) but for its reports."""
         document = {key: value for key, value in _document(self.manifest).items() if key not in _REPORT}

@@ -28,6 +28,7 @@ import logging
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,6 +59,9 @@ _FOREVER_NS = np.iinfo(np.int64).max // 2
 
 _Segments = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Beginnings [S] of segments of a motion, and their polynomials [S, 6, P] of the seconds since; each lasts until the next begins."""
+
+_KEPT_COURSES = 8
+"""Motions that are kept for images to come: one for each kind of command at an image, and one for each that is compared with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +133,7 @@ class Timeline:
         self._config = config
         self._frames: list[Frame] = []  # by stamp, resized, stamps corrected by the latency
         self._plans: list[Plan] = []  # by receive time
+        self._courses = _Courses()
         self.counters: dict[str, int] = dict.fromkeys(
             (
                 "frames_duplicate",
@@ -201,7 +206,8 @@ class Timeline:
         anchor = self._anchor(anchor_ns)
         times = config.grid(anchor.stamp_ns)
         plans = self._plans if known_by_ns is None else self._plans[: bisect_right(self._plans, known_by_ns, key=_received_ns)]
-        commands = _commands(plans, config.space, times, config.context - 1, held=config.plan_extension is PlanExtension.HOLD)
+        held = config.plan_extension is PlanExtension.HOLD
+        commands = _commands(plans, config.space, times, config.context - 1, held, self._courses)
         steps = self._steps(commands)
         seen = [frame for frame in self._frames if frame.stamp_ns <= anchor.stamp_ns]
         nearest, missing = _nearest([frame.stamp_ns for frame in seen], times[: config.context], config.fps)
@@ -230,7 +236,8 @@ class Timeline:
         times = config.grid(anchor_ns)
         plans = self._plans if known_by_ns is None else self._plans[: bisect_right(self._plans, known_by_ns, key=_received_ns)]
         held = config.plan_extension is PlanExtension.HOLD
-        motion = _commands(plans, config.space, times[: config.context + steps], config.context - 1, held).motion
+        until = times[: config.context + steps]
+        motion = _commands(plans, config.space, until, config.context - 1, held, self._courses).motion
         return motion[config.context - 1 :]
 
     def _anchor(self, anchor_ns: int | None) -> Frame:
@@ -321,7 +328,7 @@ def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: t
     for plan in episode.plans:
         if not _refusal(plan, plans, space):
             insort(plans, plan, key=_received_ns)
-    commands = _commands(plans, space, times, origin=0, held=False)
+    commands = _commands(plans, space, times, origin=0, held=False, courses=_Courses())
     if not all(commands.known):
         silent = [d.name for d, known in zip(space.dimensions, commands.known, strict=True) if not known]
         raise InputError(f"Got no command for {silent} in {episode.name}, expected some for every action; check the mapping.")
@@ -429,7 +436,23 @@ class _Piece:
         return min(int(self.point_times_ns[-1]), self.end_ns)
 
 
-def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64], origin: int, held: bool) -> _Commands:
+class _Courses:
+    """Positions as segments: what the newest motions were made of. Plans come far less often than images that ask what they say."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], tuple[list[_Piece], _Segments]] = {}  # the pieces keep their plans, and so the plans' ids
+
+    def of(self, pieces: list[_Piece], names: tuple[str, ...]) -> _Segments:
+        """The segments of all pieces."""
+        key = (names, *((id(piece.plan), piece.begin_ns, piece.end_ns) for piece in pieces))
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT_COURSES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = pieces, _all_segments(pieces, names)
+        return self._kept[key][1]
+
+
+def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64], origin: int, held: bool, courses: _Courses) -> _Commands:
     """The commands at the grid's rows; moving kinds but positions accumulate from row ``origin``.
 
     Only plans in force since ``LOOKBACK_NS`` before the first row matter, so the result does not depend on older ones.
@@ -440,6 +463,7 @@ def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64
         times: int64 [R].
         origin: The row of t0.
         held: Whether deltas are repeated in steps after ``origin`` that begin when their last plan is over.
+        courses: Of the same timeline.
     """
     motion = np.zeros((len(times), len(space)))
     commanded = np.zeros((len(times), len(space)), dtype=bool)
@@ -455,7 +479,7 @@ def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64
         for kind in sorted({space.dimensions[a].kind for a in group}):
             columns = [a for a in group if space.dimensions[a].kind == kind]
             names = tuple(space.names[a] for a in columns)
-            motion[:, columns] = _motion(kind, pieces, names, times, origin, held)
+            motion[:, columns] = _motion(kind, pieces, names, times, origin, held, courses)
         commanded[:, group] = _reached(pieces, times)[:, np.newaxis]
         for a in group:
             known[a] = True
@@ -489,11 +513,17 @@ def _reached(pieces: list[_Piece], times: NDArray[np.int64]) -> NDArray[np.bool_
 
 
 def _motion(
-    kind: ActionKind, pieces: list[_Piece], names: tuple[str, ...], times: NDArray[np.int64], origin: int, held: bool
+    kind: ActionKind,
+    pieces: list[_Piece],
+    names: tuple[str, ...],
+    times: NDArray[np.int64],
+    origin: int,
+    held: bool,
+    courses: _Courses,
 ) -> NDArray[np.float64]:
     """float64 [R, P], the motion of dimensions of one kind."""
-    if kind == "position":
-        return _positions(pieces, names, times)
+    if kind == "position":  # before the first piece its first position
+        return _position(*_at(*courses.of(pieces, names), times))
     points, values = _points(pieces, names, in_force=kind != "delta")
     if kind == "state":
         return np.asarray(values[np.maximum(np.searchsorted(points, times, side="right") - 1, 0)])
@@ -558,14 +588,15 @@ def _repetitions(points: NDArray[np.int64], over_ns: int, times: NDArray[np.int6
     return np.where(times[:-1] >= over_ns, step_ns / gap_ns, np.maximum(started, 0.0))
 
 
-def _positions(pieces: list[_Piece], names: tuple[str, ...], times: NDArray[np.int64]) -> NDArray[np.float64]:
-    """float64 [R, P], positions commanded at the times; before the first piece its first position."""
+def _all_segments(pieces: list[_Piece], names: tuple[str, ...]) -> _Segments:
+    """The segments of pieces that follow each other."""
     segments: list[_Segments] = []
     for piece in pieces:
         segments.append(_segments(piece, names, segments[-1] if segments else None))
-    begins, polynomials = segments[0] if len(segments) == 1 else tuple(np.concatenate(parts) for parts in zip(*segments, strict=True))
-    c, t = _at(begins, polynomials, times)
-    return _position(c, t)
+    if len(segments) == 1:
+        return segments[0]
+    begins, polynomials = zip(*segments, strict=True)
+    return np.concatenate(begins), np.concatenate(polynomials)
 
 
 def _segments(piece: _Piece, names: tuple[str, ...], before: _Segments | None) -> _Segments:
