@@ -197,7 +197,8 @@ class TypeLibrary:
 
     def deserialize(self, data: bytes | memoryview, message_type: type[Message]) -> Message:
         """The message of its CDR bytes."""
-        return self._from_store(message_type, self.store.deserialize_cdr(data, message_type._TYPE_NAME))
+        view = memoryview(data)  # the parts of it are no copies
+        return self._from_store(message_type, self.store.deserialize_cdr(view, message_type._TYPE_NAME))
 
     def _to_store(self, message: Message) -> Any:
         values = [field.to_store(getattr(message, field.slot)) for field in message._LAYOUT]
