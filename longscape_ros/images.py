@@ -39,8 +39,7 @@ ENCODINGS: dict[str, tuple[str, int]] = {
 
 PIXELS_LEFT = 4
 """A JPEG is read at a half, a quarter or an eighth of its size where so many pixels in a row are left for one of the model's. Blocks of it
-are averaged then as scaling by area would do, and the rest is cut and scaled by area: an edge moves by an eighth of the model's pixel at
-most."""
+are averaged then, as scaling by area averages; the rest is cut and scaled by area."""
 
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _JPEG_START = b"\xff\xd8"
@@ -156,20 +155,26 @@ def decoded(data: Image, format_name: str, image_size: tuple[int, int] | None = 
 
 
 def _reduction(data: Image, image_size: tuple[int, int] | None) -> int:
-    """The part of its size that an image is read at, one of :data:`_REDUCED`: 1 but for a JPEG that is much larger than wanted."""
-    shortest = _shortest_side_of_jpeg(data) if image_size is not None else 0
-    return max((part for part in _REDUCED if shortest >= part * PIXELS_LEFT * max(image_size or (1,))), default=1)
+    """The part of its size that an image is read at, one of :data:`_REDUCED`: 1 but for a JPEG that is much larger than wanted.
+
+    Height and width must be twice so many pixels, several times over: then what is cut off an image ends at a pixel of the smaller one too.
+    """
+    if image_size is None:
+        return 1
+    sides = _sides_of_jpeg(data)
+    fitting = (part for part in _REDUCED if min(sides) >= part * PIXELS_LEFT * max(image_size) and not any(n % (2 * part) for n in sides))
+    return max(fitting, default=1)
 
 
-def _shortest_side_of_jpeg(data: Image) -> int:
-    """Height or width, whichever is less; 0: it is no JPEG, or damaged."""
+def _sides_of_jpeg(data: Image) -> tuple[int, int]:
+    """Height and width; 0, 0: it is no JPEG, or damaged."""
     view = memoryview(data)
     at = len(_JPEG_START)
     if bytes(view[:at]) != _JPEG_START:
-        return 0
+        return 0, 0
     while at + 9 <= len(view) and view[at] == 0xFF:
         marker = view[at + 1]
         if marker in _JPEG_FRAMES:
-            return min(int.from_bytes(view[at + 5 : at + 7], "big"), int.from_bytes(view[at + 7 : at + 9], "big"))
+            return int.from_bytes(view[at + 5 : at + 7], "big"), int.from_bytes(view[at + 7 : at + 9], "big")
         at += 1 if marker == 0xFF else 2 + int.from_bytes(view[at + 2 : at + 4], "big")
-    return 0
+    return 0, 0

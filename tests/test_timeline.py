@@ -441,6 +441,25 @@ def test_equal_input_gives_bit_equal_snapshots_however_frames_and_plans_interlea
     assert_same(snapshot_or_reason(first), snapshot_or_reason(second))
 
 
+@settings(max_examples=100)
+@given(plans(), st.sampled_from(PlanExtension))
+def test_what_was_asked_before_does_not_change_an_answer(received, hold):
+    asked = timeline(*SPACE, hold=hold)
+    waiting = list(received)
+    for k in range(24, -1, -1):
+        while waiting and waiting[0].received_ns <= T0 - k * STEP:
+            asked.add_plan(waiting.pop(0))
+        asked.add_frame(frame(T0 - k * STEP, k))
+        fresh = timeline(*SPACE, hold=hold)
+        for p in received[: len(received) - len(waiting)]:
+            fresh.add_plan(p)
+        for earlier in range(24, k - 1, -1):
+            fresh.add_frame(frame(T0 - earlier * STEP, earlier))
+        assert_same(snapshot_or_reason(asked), snapshot_or_reason(fresh))
+        anchor_ns = T0 - (k + 2) * STEP
+        np.testing.assert_array_equal(asked.motion(anchor_ns, 5), fresh.motion(anchor_ns, 5))
+
+
 @given(plans())
 def test_motion_is_finite_and_accumulates_from_the_anchor(received):
     line = timeline(*SPACE, hold=HOLD)

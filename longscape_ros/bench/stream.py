@@ -34,10 +34,11 @@ _FILES = {
 
 
 def _yuy2(rgb: Pixels) -> Pixels:
-    """Y0 U Y1 V of every two pixels."""
-    yuv = cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV)
-    chroma = np.stack([yuv[:, ::2, 1], yuv[:, ::2, 2]], axis=2).reshape(len(rgb), -1)
-    return np.stack([yuv[..., 0], chroma], axis=2)
+    """Y0 U Y1 V of every two pixels, Y from 16 to 235, U and V from 16 to 240."""
+    full = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb).astype(np.float64)
+    y, v, u = 16 + full[..., 0] * 219 / 255, *(128 + (full[:, ::2, channel] - 128) * 224 / 255 for channel in (1, 2))
+    chroma = np.stack([u, v], axis=2).reshape(len(rgb), -1)
+    return np.stack([y, chroma], axis=2).round().astype(np.uint8)
 
 
 def _bayer(rgb: Pixels) -> Pixels:
