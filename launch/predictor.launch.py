@@ -62,6 +62,8 @@ def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
         values["image_type"] = COMPRESSED
     switches = {name: _switch(name, values[name]) for name in SWITCHES if values[name]}
     overrides = {parameter: switches.get(name, values[name]) for name, parameter in OVERRIDES.items() if values[name]}
+    if values["namespace"]:
+        overrides["diagnostic_updater.use_fqn"] = True
     predictor = Node(
         package="longscape_ros",
         executable="longscape_predictor",

@@ -154,6 +154,19 @@ def decoded(data: Image, format_name: str, image_size: tuple[int, int] | None = 
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image's centre, cut to the wanted aspect and scaled: uint8 [H, W, 3] of ``image_size`` (H, W)."""
+    height, width = image_size
+    source_height, source_width = rgb.shape[:2]
+    if (source_height, source_width) == (height, width):
+        return rgb
+    scale = min(source_height / height, source_width / width)
+    cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (source_height - cut_height) // 2, (source_width - cut_width) // 2
+    cut = rgb[top : top + cut_height, left : left + cut_width]
+    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def _reduction(data: Image, image_size: tuple[int, int] | None) -> int:
     """The part of its size that an image is read at, one of :data:`_REDUCED`: 1 but for a JPEG that is much larger than wanted.
 

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, Status
 from longscape_ros.errors import InputError
-from longscape_ros.images import decoded, rgb_of
+from longscape_ros.images import decoded, resize_rgb, rgb_of
 from longscape_ros.sharing import share
-from longscape_ros.timeline import resize_rgb
 
 Classes = Callable[[str], type]
 Image = NDArray[np.uint8]
@@ -282,7 +281,7 @@ def _encode(rgb: Image, format: str) -> Image:
 
 
 def scaled_camera_info(message: Any, image_size: tuple[int, int], stamp_ns: int, classes: Classes) -> Any:
-    """The camera_info of an image that was cut to its centre and scaled as :func:`longscape_ros.timeline.resize_rgb` does.
+    """The camera_info of an image that was cut to its centre and scaled as :func:`longscape_ros.images.resize_rgb` does.
 
     Args:
         message: sensor_msgs/CameraInfo of the camera.

@@ -30,12 +30,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.contract import NANOSECONDS, ActionKind, ActionSpace, Episode, Frame, Plan, PlanExtension, Snapshot
 from longscape_ros.errors import InputError, NotReadyError
+from longscape_ros.images import resize_rgb
 
 CLOCK_JUMP_NS = NANOSECONDS
 """A stamp or receive time this much older than the newest is a clock that was set back, not a late message."""
@@ -291,19 +291,6 @@ class Timeline:
     def _refuse(self, reason: str) -> bool:
         self.counters[reason] += 1
         return False
-
-
-def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The image's centre, cut to the wanted aspect and scaled: uint8 [H, W, 3] of ``image_size`` (H, W)."""
-    height, width = image_size
-    source_height, source_width = rgb.shape[:2]
-    if (source_height, source_width) == (height, width):
-        return rgb
-    scale = min(source_height / height, source_width / width)
-    cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (source_height - cut_height) // 2, (source_width - cut_width) // 2
-    cut = rgb[top : top + cut_height, left : left + cut_width]
-    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: tuple[int, int], image_latency_ns: int = 0) -> GridEpisode:

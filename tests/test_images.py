@@ -15,8 +15,7 @@ import pytest
 
 from longscape_ros import images
 from longscape_ros.errors import InputError
-from longscape_ros.images import ENCODINGS, converter, decoded, rgb_of
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.images import ENCODINGS, converter, decoded, resize_rgb, rgb_of
 
 COLOUR = (200, 100, 50)
 

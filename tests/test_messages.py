@@ -18,6 +18,7 @@ from longscape_ros.bags.writer import bag_store, bag_types
 from longscape_ros.contract import ActionSource, Chunk, EndReason, Prediction, Status
 from longscape_ros.embedded.messages import TypeLibrary
 from longscape_ros.errors import InputError
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -38,7 +39,6 @@ from longscape_ros.messages import (
     scaled_camera_info,
     time_message,
 )
-from longscape_ros.timeline import resize_rgb
 
 TYPES = bag_types()
 STAMP_NS = 1_700_000_000_123_456_789

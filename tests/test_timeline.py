@@ -16,7 +16,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Episode, Frame, Plan, PlanExtension
 from longscape_ros.errors import InputError, NotReadyError
-from longscape_ros.timeline import MOST_PLANS, Timeline, TimelineConfig, episode_grid, resize_rgb
+from longscape_ros.images import resize_rgb
+from longscape_ros.timeline import MOST_PLANS, Timeline, TimelineConfig, episode_grid
 
 MS = NANOSECONDS // 1000
 STEP = 50 * MS  # 20 Hz

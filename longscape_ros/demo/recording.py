@@ -18,9 +18,9 @@ from longscape_ros.bags.reader import raw_messages
 from longscape_ros.bags.writer import bag_store
 from longscape_ros.contract import NANOSECONDS, EndReason, Frame, Plan, Prediction, TopicMapping
 from longscape_ros.errors import InputError
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import frame_from_message, plan_from_message, prediction_from_message
 from longscape_ros.simulation import topics
-from longscape_ros.timeline import resize_rgb
 
 PREDICTION_TOPIC = "/predictor/prediction"
 CHUNK_TOPIC = "/predictor/debug/chunk"

@@ -186,6 +186,12 @@ class PredictorParameters:
     diagnostics_period: float = _parameter(
         "diagnostic_updater.period", 1.0, "Seconds between two messages on /diagnostics.", low=0.05, high=3600.0, change=Change.FIXED
     )
+    diagnostics_use_fqn: bool = _parameter(
+        "diagnostic_updater.use_fqn",
+        False,
+        "Whether diagnostics name the node with its namespace, to tell robots apart.",
+        change=Change.FIXED,
+    )
 
 
 def specs() -> tuple[Spec, ...]:

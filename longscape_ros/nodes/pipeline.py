@@ -19,12 +19,13 @@ from dataclasses import dataclass, replace
 from longscape_ros.bundle import Manifest
 from longscape_ros.contract import NANOSECONDS, Frame, Plan, PlanExtension, Prediction, Snapshot, Status
 from longscape_ros.errors import InputError, NotReadyError
+from longscape_ros.images import resize_rgb
 from longscape_ros.nodes.executed import ExecutedChunk, ExecutedChunks
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.statistics import Rolling
 from longscape_ros.runtime.surprise import Comparison, Expectation, Expectations, State, compare
 from longscape_ros.runtime.worker import InferenceWorker, Request
-from longscape_ros.timeline import CLOCK_JUMP_NS, Timeline, TimelineConfig, resize_rgb
+from longscape_ros.timeline import CLOCK_JUMP_NS, Timeline, TimelineConfig
 
 _REFUSALS = {
     "plans_duplicate": "that repeat the ones before; they are left out.",

@@ -167,7 +167,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
     # ---- diagnostics, clock, parameters ----
 
     def _diagnose(self) -> None:
-        session, name = self._session, self.get_name()
+        session, name = self._session, self.get_fully_qualified_name() if self._values.diagnostics_use_fqn else self.get_name()
         report = Report(self._state_label, fault=self._fault) if session is None else session.report(self._state_label)
         health = self._monitor.judge(report, time.monotonic())
         hardware_id = name if session is None else session.model_id

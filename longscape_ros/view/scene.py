@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from longscape_ros.bags.mapping import mapping_from_dict
 from longscape_ros.contract import NANOSECONDS, EndReason, Prediction, Status, TopicMapping
 from longscape_ros.errors import InputError
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import (
     COMPRESSED_IMAGE,
     IMAGE_TYPES,
@@ -30,7 +31,6 @@ from longscape_ros.messages import (
     nanoseconds,
     prediction_from_message,
 )
-from longscape_ros.timeline import resize_rgb
 from longscape_ros.view import items
 from longscape_ros.view.items import Box, Boxes, Item, Number, Picture, State, Text
 from longscape_ros.view.plans import InForce, read_plan
@@ -82,11 +82,13 @@ class SceneConfig:
         horizon: The predicted frame that is shown beside the camera, from 1 on; 0: the last one.
         image_latency_ns: How long before its stamp an image was really seen; None: what the predictor's mapping says.
         has_camera: Whether there is a camera to follow.
+        namespace: ``/robot_1``; of nodes that name themselves with their namespace in diagnostics only those in it are shown. Empty: all.
     """
 
     horizon: int = 0
     image_latency_ns: int | None = None
     has_camera: bool = True
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         if self.horizon < 0:
@@ -257,15 +259,19 @@ class Scene:
             yield Item(entity, shown_ns, received_ns, state)
 
     def _diagnostics(self, message: Any, received_ns: int) -> Iterator[Item]:
+        """Of every node that says how it is, most as ``NODE: PART``; with ``use_fqn`` the node's namespace is a part of its name."""
         shown_ns = nanoseconds(message.header.stamp) or received_ns
         for status in message.status:
             name = str(status.name)
+            node, _, part = name.rpartition(": ")
+            if node.startswith("/") and not node.startswith(f"{self.config.namespace}/"):
+                continue
             number = status.level[0] if isinstance(status.level, bytes) else int(status.level)
             level, colour = LEVELS[min(number, len(LEVELS) - 1)]
             state = State(level, colour)
             values = "\n".join(f"| {_cell(pair.key)} | {_cell(pair.value)} |" for pair in status.values)
             self._report[name] = f"### {name}: {level}\n\n{_cell(status.message)}\n\n| | |\n|---|---|\n{values}\n"
-            yield from self._changed(f"{items.DIAGNOSTICS}/{name.rpartition(': ')[2]}", shown_ns, received_ns, state)
+            yield from self._changed("/".join(filter(None, (items.DIAGNOSTICS, node.strip("/"), part))), shown_ns, received_ns, state)
         yield Item(items.REPORT, shown_ns, received_ns, Text("\n".join(self._report[name] for name in sorted(self._report))))
 
     def _model(self, text: str, received_ns: int) -> Item:

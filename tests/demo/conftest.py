@@ -15,10 +15,10 @@ from support.tiny_bundle import write_tiny_bundle
 from longscape_ros.bags.writer import BagWriter, bag_types
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Chunk, EndReason, Prediction
 from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC, Recording, read_recording
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import image_message, prediction_to_message, time_message
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES
-from longscape_ros.timeline import resize_rgb
 
 START_NS = 1_700_000_000 * NANOSECONDS
 FRAMES = 100
