@@ -85,7 +85,7 @@ class Camera:
         self._output = output
         self._manifest = bundle.manifest
         self._message = camera.message(inputs.camera_image(bundle), message_class)
-        self._images = node.create_publisher(message_class(camera.type), IMAGE_TOPIC, qos_profile_sensor_data)
+        self._images = node.create_publisher(message_class(camera.type_name), IMAGE_TOPIC, qos_profile_sensor_data)
         self._commands = node.create_publisher(message_class(JOINT_TRAJECTORY), COMMAND_TOPIC, QoSProfile(depth=10))
         node.create_subscription(message_class(PREDICTED_VIDEO), PREDICTION_TOPIC, self._on_prediction, QoSProfile(depth=10))
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")

@@ -58,7 +58,7 @@ def run_node(bundle: Bundle, stream: Stream, seconds: float, parameters: Mapping
         save_mapping(mapping, _mapping(bundle))
         with Processes(Path(folder), graph_environment(os.environ)) as processes:
             path = str(bundle.path.resolve())
-            predictor = {"model.bundle": path, "mapping": str(mapping), "image_type": stream.type, **parameters}
+            predictor = {"model.bundle": path, "mapping": str(mapping), "image_type": stream.type_name, **parameters}
             processes.start(Command(PREDICTOR, "longscape_ros.nodes.predictor", _arguments(predictor, {"~/input/image": IMAGE_TOPIC})))
             camera = _arguments({"bundle": path, "camera": str(stream), "seconds": f"{seconds:.3f}"}, {})
             child = processes.start(Command(CAMERA, "longscape_ros.bench.camera", camera, speaks=True))

@@ -110,7 +110,7 @@ class Stream:
         return f"{self.encoding}_{self.width}x{self.height}_{self.rate:g}hz"
 
     @property
-    def type(self) -> str:
+    def type_name(self) -> str:
         """Of its messages."""
         return COMPRESSED_IMAGE if self.encoding in _FILES else IMAGE
 
@@ -124,7 +124,7 @@ class Stream:
         scaled = cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
         noise = np.random.default_rng(0).normal(0, NOISE, scaled.shape)
         rgb = (scaled + noise).round().clip(0, 255).astype(np.uint8)
-        kind, header = classes(self.type), header_message(0, "camera_optical_frame", classes)
+        kind, header = classes(self.type_name), header_message(0, "camera_optical_frame", classes)
         if self.encoding in _FILES:
             extension, options = _FILES[self.encoding]
             encoded = cv2.imencode(extension, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)[1]

@@ -41,10 +41,10 @@ def test_a_camera_that_there_is_not_is_refused(text: str, complaint: str) -> Non
 def test_every_encoding_shows_the_picture(encoding: str) -> None:
     camera = Stream(encoding, 160, 120, 30)
     message = camera.message(PICTURE, bag_types())
-    assert camera.type == (COMPRESSED_IMAGE if encoding in ("jpeg", "png") else IMAGE)
-    found = frame_from_message(message, camera.type, 1, PICTURE.shape[:2])
+    assert camera.type_name == (COMPRESSED_IMAGE if encoding in ("jpeg", "png") else IMAGE)
+    found = frame_from_message(message, camera.type_name, 1, PICTURE.shape[:2])
     assert np.abs(found.rgb.astype(int) - PICTURE)[:, 1:-1].max() <= 6
-    assert frame_from_message(message, camera.type, 1).rgb.shape == (120, 160, 3)
+    assert frame_from_message(message, camera.type_name, 1).rgb.shape == (120, 160, 3)
 
 
 def test_an_image_has_the_noise_of_a_sensor() -> None:
