@@ -181,7 +181,7 @@ def _reduction(data: Image, image_size: tuple[int, int] | None) -> int:
 
 def _sides_of_jpeg(data: Image) -> tuple[int, int]:
     """Height and width; 0, 0: it is no JPEG, or damaged."""
-    view = memoryview(data)
+    view = data.data
     at = len(_JPEG_START)
     if bytes(view[:at]) != _JPEG_START:
         return 0, 0

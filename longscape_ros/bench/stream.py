@@ -38,12 +38,12 @@ def _yuy2(rgb: Pixels) -> Pixels:
     full = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb).astype(np.float64)
     y, v, u = 16 + full[..., 0] * 219 / 255, *(128 + (full[:, ::2, channel] - 128) * 224 / 255 for channel in (1, 2))
     chroma = np.stack([u, v], axis=2).reshape(len(rgb), -1)
-    return np.stack([y, chroma], axis=2).round().astype(np.uint8)
+    return np.asarray(np.stack([y, chroma], axis=2).round(), np.uint8)
 
 
 def _bayer(rgb: Pixels) -> Pixels:
     """Of every two by two pixels: red and green above green and blue."""
-    mosaic = rgb[..., 1].copy()
+    mosaic: Pixels = rgb[..., 1].copy()
     mosaic[::2, ::2], mosaic[1::2, 1::2] = rgb[::2, ::2, 0], rgb[1::2, 1::2, 2]
     return mosaic[..., np.newaxis]
 
