@@ -298,7 +298,7 @@ class Pipeline:
             horizon=self.horizon,
             status=status,
             arrived_s=self._arrived_s,
-            show_anchor=asked.expectation is not None,
+            show_anchor=self.limits.surprise_threshold > 0,
         )
         self._counters["requests"] += 1
         replaced = self._worker.submit(request)
