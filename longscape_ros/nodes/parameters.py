@@ -169,8 +169,8 @@ class PredictorParameters:
     )  # fmt: skip
     surprise_threshold: float = _parameter(
         "surprise.threshold", DEFAULT_THRESHOLD,
-        "An image is a surprise if its worst patch is more than so many times as far from what was predicted for its moment as is to be "
-        "expected there, and so was that of the image before. 0: nothing is compared.",
+        "An image is a surprise if, in its worst patch or as a whole, it is more than so many times as far from what was predicted for "
+        "its moment as is to be expected, and so was the image before. 0: nothing is compared.",
         low=0.0, high=1000.0, change=Change.LIVE,
     )  # fmt: skip
     image_step: int = _parameter(

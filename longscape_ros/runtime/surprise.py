@@ -145,10 +145,10 @@ class Comparison:
         model_id: What predicted.
         state: See there.
         threshold: Beyond which errors are a surprise.
-        error: The largest of ``errors``, or that of the whole image, how many times the expected one; NaN: the two are not comparable.
+        error: The largest of ``errors``; NaN: the two are not comparable.
         shown: uint8 [H, W, 3], the image as the autoencoder shows it.
-        errors: float32 [H, W], error of the patch around each pixel, in units of what is expected there; None: the two are not
-            comparable.
+        errors: float32 [H, W], error of the patch around each pixel, in units of what is expected there; all of them raised, so that
+            the largest is that of the whole image, where that is more; None: the two are not comparable.
     """
 
     stamp_ns: int
@@ -214,8 +214,8 @@ def compare(expectation: Expectation, image: Prediction, holds: bool, threshold:
         before: Of the image that was compared before; None: there is none, and this one cannot be a surprise by itself.
     """
     assert image.shown is not None, "it was asked for"
-    errors = relative_errors(expectation, image.shown) if holds else None
-    error = math.nan if errors is None else max(float(errors.max()), relative_image_error(expectation, image.shown))
+    errors = _raised(relative_errors(expectation, image.shown), relative_image_error(expectation, image.shown)) if holds else None
+    error = math.nan if errors is None else float(errors.max())
     surprised = before is not None and min(before.error, error) > threshold
     state = State.NOT_COMPARABLE if errors is None else State.SURPRISED if surprised else State.EXPECTED
     return Comparison(
@@ -261,6 +261,12 @@ def patch_squares(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[n
     squares = np.square((one.astype(np.float32) - other) / 255).mean(axis=2)
     size = _pixels(PATCH, one)
     return np.asarray(np.maximum(cv2.blur(squares, (size, size)), 0), np.float32)
+
+
+def _raised(errors: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """Errors of which the largest is ``least`` or more, in the same proportions."""
+    largest = float(errors.max())
+    return errors if largest >= least else np.asarray(errors * np.float32(least / largest), np.float32)
 
 
 def _largest(maps: Sequence[NDArray[np.float32]], image: NDArray[np.uint8]) -> NDArray[np.float32]:
