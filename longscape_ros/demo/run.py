@@ -26,7 +26,7 @@ from longscape_ros.errors import HostError, InputError
 from longscape_ros.host import ended_by_sigterm
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, FPS, choose_graphics
-from longscape_ros.simulation.disturbance import EARLIEST_FRAME, choose_frame
+from longscape_ros.simulation.disturbance import choose_frame
 from longscape_ros.simulation.generate import undisturbed
 from longscape_ros.simulation.skills import SKILLS
 
@@ -119,9 +119,7 @@ def _disturbed_frame(config: DemoConfig) -> int | None:
     if config.disturbance is None:
         return None
     kind, _ = config.disturbance
-    frames = round(config.seconds * FPS)
-    earliest = max(EARLIEST_FRAME, frames // 3)  # the recorder is there by then
-    frame = choose_frame(kind, config.task, config.seed, *undisturbed(config.task, config.seed, frames), earliest)
+    frame = choose_frame(kind, config.task, config.seed, *undisturbed(config.task, config.seed, round(config.seconds * FPS)))
     if frame is None:
         raise InputError(
             f"Got the disturbance {kind} of {config.task}, seed {config.seed}, expected a moment of the first {config.seconds:g} s at "
@@ -189,9 +187,15 @@ class _Play:
         stage.start(Command(PREDICTOR, "longscape_ros.nodes.predictor", self._predictor_arguments()))
         stage.wait("the camera's first image", DRIVER, lambda sight: sight.frames > 0)
         stage.wait("the model", PREDICTOR, lambda sight: sight.diagnostics.get("model.state") == "active")
+        if self.disturbed_frame is not None:
+            self._start_recorder(stage)  # the first command is the beginning of the time after which the arm is disturbed
         if self.config.policy:
             stage.start(Command(POLICY, "longscape_ros.simulation.policy", _ros_arguments(*episode)))
             stage.wait("the first prediction", PREDICTOR, lambda sight: sight.predictions > 0)
+        if self.disturbed_frame is None:
+            self._start_recorder(stage)
+
+    def _start_recorder(self, stage: _Stage) -> None:
         stage.start(Command(RECORDER, "longscape_ros.nodes.recorder", self._recorder_arguments(), last=True))
         stage.wait("the recorder", RECORDER, lambda sight: "recorder" in sight.nodes)
 

@@ -124,14 +124,7 @@ def direction_of(task: str, seed: int) -> float:
     return float(_random(task, seed, "direction").uniform(-np.pi, np.pi))
 
 
-def choose_frame(
-    kind: DisturbanceKind,
-    task: str,
-    seed: int,
-    commands: NDArray[np.float64],
-    near: NDArray[np.float64],
-    earliest: int = EARLIEST_FRAME,
-) -> int | None:
+def choose_frame(kind: DisturbanceKind, task: str, seed: int, commands: NDArray[np.float64], near: NDArray[np.float64]) -> int | None:
     """A frame at which a disturbance makes a difference; None: there is none.
 
     Args:
@@ -140,9 +133,8 @@ def choose_frame(
         seed: The episode's.
         commands: float64 [N, 4]; row k is executed after frame k.
         near: float64 [N], how far the object is from the hand at each frame, in metres.
-        earliest: The first frame to choose from.
     """
-    frames = np.arange(earliest, len(near) - LATEST_FRAMES)
+    frames = np.arange(EARLIEST_FRAME, len(near) - LATEST_FRAMES)
     if kind == "block":
         ahead = np.abs(commands[np.minimum(frames + SHOWN_FRAMES, len(commands) - 1), :3] - commands[frames, :3]).max(axis=1)
         frames = frames[ahead > WAY_M]
