@@ -11,13 +11,14 @@ import array
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, Status
+from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, StampSource, Status
 from longscape_ros.errors import InputError
 from longscape_ros.images import decoded, rgb_of
 from longscape_ros.sharing import share
@@ -71,22 +72,25 @@ def _header(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
 # ---- images in ----
 
 
-def frame_from_message(message: Any, type_name: str, received_ns: int) -> Frame:
+def frame_from_message(message: Any, type_name: str, received_ns: int, stamp: StampSource = "header") -> Frame:
     """sensor_msgs/Image or CompressedImage -> frame.
 
     Args:
         message: The message.
         type_name: Its type.
-        received_ns: Stands in for a stamp of zero.
+        received_ns: When it arrived; stands in for a stamp of zero.
+        stamp: What dates the frame.
 
     Raises:
         InputError: The type is neither of the two, or the image cannot be decoded.
     """
     if type_name == IMAGE:
-        return frame_from_image(message, received_ns)
-    if type_name == COMPRESSED_IMAGE:
-        return frame_from_compressed(message, received_ns)
-    raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
+        frame = frame_from_image(message, received_ns)
+    elif type_name == COMPRESSED_IMAGE:
+        frame = frame_from_compressed(message, received_ns)
+    else:
+        raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
+    return frame if stamp == "header" else replace(frame, stamp_ns=received_ns)
 
 
 def frame_from_image(message: Any, received_ns: int) -> Frame:

@@ -16,10 +16,10 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import ReaderError
 
 from longscape_ros.bags.writer import bag_store
-from longscape_ros.contract import Episode, Frame, Plan, TopicMapping
+from longscape_ros.contract import NANOSECONDS, Episode, Frame, Plan, TopicMapping
 from longscape_ros.errors import BagError, InputError
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, frame_from_message, plan_from_message
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.timeline import CLOCK_JUMP_NS, resize_rgb
 
 INSTRUCTION_TOPIC = "/instruction"
 """std_msgs/String, what the robot was told; need not be there."""
@@ -126,7 +126,7 @@ def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) ->
             try:
                 message: Any = reader.deserialize(data, connection.msgtype)
                 if connection.topic == image_topic:
-                    yield received_ns, frame_from_message(message, image_type, received_ns)
+                    yield received_ns, frame_from_message(message, image_type, received_ns, mapping.image_stamp)
                 else:
                     yield received_ns, plan_from_message(message, sources[connection.topic], received_ns)
             except (InputError, AnyReaderError) as error:
@@ -153,13 +153,23 @@ def read_episode(bag: Path, mapping: TopicMapping, image_size: tuple[int, int] |
     """
     frames: list[Frame] = []
     plans: list[Plan] = []
-    for _, item in stream(bag, mapping):
+    off_s: list[float] = []
+    for received_ns, item in stream(bag, mapping):
         if isinstance(item, Plan):
             plans.append(item)
-        elif image_size is None:
+            continue
+        if abs(received_ns - item.stamp_ns) > CLOCK_JUMP_NS:
+            off_s.append((received_ns - item.stamp_ns) / NANOSECONDS)
+        if image_size is None:
             frames.append(item)
         else:
             frames.append(Frame(item.stamp_ns, resize_rgb(item.rgb, image_size), item.frame_id))
+    if off_s:
+        _log.warning(
+            "%s: %d of %d images were received more than a second off their stamps (the first %.3f s after it), expected one clock for "
+            "images and commands; if the camera's was not synchronized, set image_stamp to receive in the topic mapping.",
+            *(bag, len(off_s), len(frames), off_s[0]),
+        )
     frames.sort(key=lambda frame: frame.stamp_ns)
     return Episode(bag.stem, tuple(frames), tuple(plans), _instruction(bag))
 

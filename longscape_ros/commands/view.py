@@ -49,7 +49,7 @@ def show(options: Namespace, terminal: Terminal) -> Figures:
 
     mapping = load_mapping(options.mapping) if options.mapping else None
     wanted = Wanted(options.namespace.rstrip("/"), options.image, mapping)
-    scene = SceneConfig(options.horizon, None if mapping is None else mapping.image_latency_ns)
+    scene = SceneConfig(options.horizon) if mapping is None else SceneConfig(options.horizon, mapping.image_latency_ns, mapping.image_stamp)
     target = Target(
         save=options.save,
         connect=options.connect or "",

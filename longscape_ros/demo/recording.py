@@ -228,7 +228,7 @@ def read_recording(bag: Path, mapping: TopicMapping | None = None, prediction_to
         message: Any = bag_store().deserialize_cdr(raw.data, raw.type)
         try:
             if raw.topic == mapping.image_topic:
-                frames.append(frame_from_message(message, raw.type, raw.received_ns))
+                frames.append(frame_from_message(message, raw.type, raw.received_ns, mapping.image_stamp))
             elif raw.topic in sources:
                 plans.append(plan_from_message(message, sources[raw.topic], raw.received_ns))
             elif raw.topic == CHUNK_TOPIC:
