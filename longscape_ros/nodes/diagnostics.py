@@ -80,27 +80,27 @@ class Report:
         counters: Ever counted, by name.
         timings_ms: Recent durations, by name.
         image_age_s: How long ago the newest image was seen; None: there is none.
-        image_age_ms: Of images when they arrived.
-        clock: The node's.
         trouble: Why a better backend does not run the model, although it should work here; empty: all is well.
         model: Figures of the model.
         fault: Why the node could not be configured; empty: it could.
         surprise: How far the newest image that could be compared is from what was predicted of it; NaN: the commands had changed; None:
             none was compared yet.
         surprise_threshold: What is a surprise; 0: nothing is compared.
+        image_age_ms: Of images when they arrived.
+        clock: The node's.
     """
 
     state: str
     counters: Mapping[str, int] = field(default_factory=dict)
     timings_ms: Mapping[str, Rolling] = field(default_factory=dict)
     image_age_s: float | None = None
-    image_age_ms: Rolling = field(default_factory=Rolling)
-    clock: ClockReading = field(default_factory=lambda: ClockReading(0))
     trouble: str = ""
     model: Mapping[str, str] = field(default_factory=dict)
     fault: str = ""
     surprise: float | None = None
     surprise_threshold: float = 0.0
+    image_age_ms: Rolling = field(default_factory=Rolling)
+    clock: ClockReading = field(default_factory=lambda: ClockReading(0))
 
 
 class Monitor:

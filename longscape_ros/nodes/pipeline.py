@@ -276,9 +276,10 @@ class Pipeline:
             kind = next(name for name in _REFUSED_IMAGES if name in counted)
             text = _REFUSED_IMAGES[kind].format(behind=behind_s, ahead=(seen_ns - received_ns) / NANOSECONDS)
             return Outcome(trouble=Trouble(kind, f"Got an image that was {text}"))
-        jump = None
+        trouble = self._image_staleness(received_ns - seen_ns)
+        stale = trouble is not None
         if "clock_jumps" in counted:
-            jump = Trouble(
+            trouble = Trouble(
                 "clock_jumps",
                 f"Got an image that was seen {behind_s:.3f} s before the newest one, expected stamps that go forward; all images and "
                 "commands are forgotten. Play a bag with --clock and set use_sim_time; see that one camera alone publishes on the topic.",
@@ -287,31 +288,35 @@ class Pipeline:
             snapshot = self._timeline.snapshot(known_by_ns=received_ns)
         except NotReadyError as error:
             self._counters["images_not_ready"] += 1
-            return Outcome(trouble=jump or Trouble("images_not_ready", str(error)))
+            return Outcome(trouble=trouble or Trouble("images_not_ready", str(error)))
         ended = self._executed.update(snapshot)
-        stale = self._staleness(snapshot, received_ns)
-        if stale is not None:
-            self._counters[stale.kind] += 1
-        return Outcome(self._ask(snapshot, received_ns, stale=stale is not None), jump or stale, ended)
+        silent = self._command_staleness(received_ns)
+        return Outcome(self._ask(snapshot, received_ns, stale=stale or silent is not None), trouble or silent, ended)
 
-    def _staleness(self, snapshot: Snapshot, received_ns: int) -> Trouble | None:
-        age_ns = received_ns - snapshot.anchor_ns
-        if 0 < self.limits.image_timeout_ns < abs(age_ns):
-            found = "is {:.3f} s old" if age_ns > 0 else "is dated {:.3f} s later than the node's clock"
-            return Trouble(
-                "images_stale",
-                f"Got an image that {found.format(abs(age_ns) / NANOSECONDS)}, expected at most "
-                f"{self.limits.image_timeout_ns / NANOSECONDS:g} s (image_timeout); synchronize the camera's clock, or set image_stamp to "
-                "receive; where a bag is played, set use_sim_time.",
-            )
+    def _image_staleness(self, age_ns: int) -> Trouble | None:
+        """Counts an image that is dated too far from the time when it arrived; what is wrong with it."""
+        if not 0 < self.limits.image_timeout_ns < abs(age_ns):
+            return None
+        self._counters["images_stale"] += 1
+        found = "is {:.3f} s old" if age_ns > 0 else "is dated {:.3f} s later than the node's clock"
+        return Trouble(
+            "images_stale",
+            f"Got an image that {found.format(abs(age_ns) / NANOSECONDS)}, expected at most "
+            f"{self.limits.image_timeout_ns / NANOSECONDS:g} s (image_timeout); synchronize the camera's clock, or set image_stamp to "
+            "receive; where a bag is played, set use_sim_time.",
+        )
+
+    def _command_staleness(self, received_ns: int) -> Trouble | None:
+        """Counts an image at which a stream of commands has been silent for too long; what is wrong with it."""
         silent_ns = received_ns - min(self._commanded_until_ns.values(), default=received_ns)
-        if 0 < self.limits.command_timeout_ns < silent_ns:
-            return Trouble(
-                "commands_stale",
-                f"Got no command for {silent_ns / NANOSECONDS:.3f} s on a stream of velocities or deltas, expected one at least every "
-                f"{self.limits.command_timeout_ns / NANOSECONDS:g} s (incoming_command_timeout); the last one is taken as held.",
-            )
-        return None
+        if not 0 < self.limits.command_timeout_ns < silent_ns:
+            return None
+        self._counters["commands_stale"] += 1
+        return Trouble(
+            "commands_stale",
+            f"Got no command for {silent_ns / NANOSECONDS:.3f} s on a stream of velocities or deltas, expected one at least every "
+            f"{self.limits.command_timeout_ns / NANOSECONDS:g} s (incoming_command_timeout); the last one is taken as held.",
+        )
 
     def _ask(self, snapshot: Snapshot, received_ns: int, stale: bool) -> Request | None:
         if not self.active:
