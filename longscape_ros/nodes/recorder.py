@@ -157,7 +157,9 @@ class Recorder:
         if self._newest_ns is not None and self._newest_ns - now_ns > CLOCK_JUMP_NS:
             self._part += 1
             back_s = (self._newest_ns - now_ns) / NANOSECONDS
-            self._node.get_logger().warning(f"The clock went back by {back_s:.3f} s; what comes from now on is in {self._path(self._part)}.")
+            self._node.get_logger().warning(
+                f"The clock went back by {back_s:.3f} s; what comes from now on is in {self._path(self._part)}."
+            )
             self._newest_ns = None
         self._newest_ns = now_ns if self._newest_ns is None else max(now_ns, self._newest_ns + 1)
         try:

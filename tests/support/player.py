@@ -48,7 +48,9 @@ class Player:
         self.clock = SimulatedClock(robot)
         self._robot, self._taken, self._shown = robot, taken, shown
         kinds = {message.topic: message.type for message in self.messages}
-        self._publishers = {topic: robot.node.create_publisher(message_class(kind), topic, QoSProfile(depth=10)) for topic, kind in kinds.items()}
+        self._publishers = {
+            topic: robot.node.create_publisher(message_class(kind), topic, QoSProfile(depth=10)) for topic, kind in kinds.items()
+        }
         robot.until(lambda: all(publisher.get_subscription_count() for publisher in self._publishers.values()))
 
     def seek(self, now_ns: int) -> None:
@@ -68,10 +70,15 @@ class Player:
             messages: Some of the recording's; None: all.
         """
         played = self.messages if messages is None else messages
+        before = self._taken(True)
+        published = 0
+
+        def under_way() -> int:
+            return published - (self._taken(True) - before)
+
         first_ns = played[0].received_ns
         self.seek(first_ns)
         begin_s = time.monotonic()
-        published, before = 0, self._taken(True)
         for message in played:
             if rate is not None:
                 while (now_ns := first_ns + round((time.monotonic() - begin_s) * rate * NANOSECONDS)) < message.received_ns:
@@ -82,7 +89,7 @@ class Player:
             self._publishers[message.topic].publish(message.data)
             if message.type == IMAGE:
                 published += 1
-                self._robot.until(lambda: published - (self._taken(True) - before) <= MOST_UNDER_WAY)
+                self._robot.until(lambda: under_way() <= MOST_UNDER_WAY)
             else:
                 self._robot.until(lambda commanded=commanded: self._taken(False) > commanded)
-        self._robot.until(lambda: self._taken(True) - before == published)
+        self._robot.until(lambda: under_way() == 0)
