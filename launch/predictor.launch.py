@@ -23,6 +23,7 @@ OVERRIDES = {
     "mapping": "mapping",
     "action": "action_topics",
     "image_type": "image_type",
+    "image_stamp": "image_stamp",
     "autostart": "autostart",
     "build_only": "build_only",
     "use_sim_time": "use_sim_time",

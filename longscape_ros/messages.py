@@ -11,13 +11,14 @@ import array
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, Status
+from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, StampSource, Status
 from longscape_ros.errors import InputError
 from longscape_ros.images import decoded, resize_rgb, rgb_of
 from longscape_ros.sharing import share
@@ -72,23 +73,28 @@ def header_message(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
 # ---- images in ----
 
 
-def frame_from_message(message: Any, type_name: str, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:
+def frame_from_message(
+    message: Any, type_name: str, received_ns: int, stamp: StampSource = "header", image_size: tuple[int, int] | None = None
+) -> Frame:
     """sensor_msgs/Image or CompressedImage -> frame. The node and all that reads recordings for the model go through here.
 
     Args:
         message: The message.
         type_name: Its type.
-        received_ns: Stands in for a stamp of zero.
+        received_ns: When it arrived; stands in for a stamp of zero.
+        stamp: What dates the frame.
         image_size: (H, W) to cut and scale the image to; None: as it was sent.
 
     Raises:
         InputError: The type is neither of the two, or the image cannot be decoded.
     """
     if type_name == IMAGE:
-        return frame_from_image(message, received_ns, image_size)
-    if type_name == COMPRESSED_IMAGE:
-        return frame_from_compressed(message, received_ns, image_size)
-    raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
+        frame = frame_from_image(message, received_ns, image_size)
+    elif type_name == COMPRESSED_IMAGE:
+        frame = frame_from_compressed(message, received_ns, image_size)
+    else:
+        raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
+    return frame if stamp == "header" else replace(frame, stamp_ns=received_ns)
 
 
 def frame_from_image(message: Any, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:

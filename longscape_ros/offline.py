@@ -52,6 +52,14 @@ FILMSTRIP_COLUMNS = 8
 LATE_NS = NANOSECONDS
 """How long after it took effect a command may be received and still count where all commands are known."""
 
+_WRONG_CLOCKS = {
+    "clock_jumps": "Got an image that was seen more than a second before the one before it, expected stamps that go forward; what was "
+    "recorded before is forgotten, as by the live node.",
+    "frames_ahead": "Got an image whose stamp is more than a second later than it was received, expected one clock; such images are left "
+    "out, as by the live node. If the camera's clock was not synchronized, set image_stamp to receive in the topic mapping.",
+}
+"""What is said of the first image that is dated by another clock, by counter."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -129,7 +137,7 @@ class Replay:
         for received_ns, item in self._items():
             if isinstance(item, Plan):
                 self._timeline.add_plan(item)
-            elif self._timeline.add_frame(item):
+            elif self._add_frame(item, received_ns):
                 self.images += 1
                 snapshot = self._snapshot(received_ns) if self._is_due() else None
                 if snapshot is not None:
@@ -140,6 +148,14 @@ class Replay:
         if self._config.plan == "causal":
             return items
         return _after_later_plans(items, self._grid)
+
+    def _add_frame(self, frame: Frame, received_ns: int) -> bool:
+        before = dict(self.counters)
+        taken = self._timeline.add_frame(frame, received_ns)
+        for counter, text in _WRONG_CLOCKS.items():
+            if self.counters[counter] > before[counter] == 0:
+                _log.warning("%s: %s", self._bag, text)
+        return taken
 
     def _is_due(self) -> bool:
         stamp_ns = self._timeline.newest_frame_ns

@@ -40,6 +40,9 @@ from longscape_ros.images import resize_rgb
 CLOCK_JUMP_NS = NANOSECONDS
 """A stamp or receive time this much older than the newest is a clock that was set back, not a late message."""
 
+AHEAD_NS = NANOSECONDS
+"""An image that was seen this much later than it was received is dated by another clock. (Below that may be a /clock of few messages.)"""
+
 LOOKBACK_NS = NANOSECONDS // 2
 """How long before the first context frame plans still matter; what was in force before then counts as held."""
 
@@ -138,6 +141,7 @@ class Timeline:
             (
                 "frames_duplicate",
                 "frames_out_of_order",
+                "frames_ahead",
                 "frames_missing",
                 "plans_duplicate",
                 "plans_out_of_order",
@@ -159,16 +163,22 @@ class Timeline:
         self._frames.clear()
         self._plans.clear()
 
-    def add_frame(self, frame: Frame) -> bool:
-        """Takes a frame. False: refused and counted, its stamp is not newer than the newest frame's.
+    def add_frame(self, frame: Frame, received_ns: int | None = None) -> bool:
+        """Takes a frame. False: refused and counted, its stamp is not newer than the newest frame's, or far ahead of its arrival.
 
         A stamp much older is a clock that was set back: everything older is forgotten, and the frame is taken.
+
+        Args:
+            frame: An image in any size.
+            received_ns: When it arrived; None: its stamp is believed.
         """
         stamp_ns = frame.stamp_ns - self._config.image_latency_ns
+        if received_ns is not None and stamp_ns - received_ns > AHEAD_NS:
+            return self._refuse("frames_ahead")
         if self._frames:
             behind_ns = self._frames[-1].stamp_ns - stamp_ns
             if behind_ns > CLOCK_JUMP_NS:
-                self._jump(behind_ns)
+                self._jump()
             elif behind_ns >= 0:
                 return self._refuse("frames_duplicate" if behind_ns == 0 else "frames_out_of_order")
         self._frames.append(Frame(stamp_ns, resize_rgb(frame.rgb, self._config.image_size), frame.frame_id))
@@ -182,7 +192,7 @@ class Timeline:
         are older than the sample before. A receive time much older is a clock that was set back, see :meth:`add_frame`.
         """
         if self._plans and self._plans[-1].received_ns - plan.received_ns > CLOCK_JUMP_NS:
-            self._jump(self._plans[-1].received_ns - plan.received_ns)
+            self._jump()
         reason = _refusal(plan, self._plans, self._config.space)
         if reason:
             return self._refuse(reason)
@@ -283,8 +293,7 @@ class Timeline:
             elif _begin_ns(plan) <= settled_ns:
                 settled.update(plan.names)
 
-    def _jump(self, behind_ns: int) -> None:
-        _log.warning("The clock went back by %.3f s; frames and plans are forgotten.", behind_ns / NANOSECONDS)
+    def _jump(self) -> None:
         self.counters["clock_jumps"] += 1
         self.reset()
 

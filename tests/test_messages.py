@@ -127,6 +127,8 @@ def test_a_png_survives_the_round_trip_and_a_jpeg_nearly(classes):
 
 def test_a_stamp_of_zero_means_when_it_was_received(classes):
     assert frame_from_image(image_message(picture(), 0, "lens", classes), received_ns=77).stamp_ns == 77
+    message = image_message(picture(), STAMP_NS, "lens", classes)
+    assert [frame_from_message(message, IMAGE, 77, stamp).stamp_ns for stamp in ("header", "receive")] == [STAMP_NS, 77]
 
 
 def test_padded_rows_are_cut():

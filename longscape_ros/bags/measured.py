@@ -70,14 +70,14 @@ def read_frames(
         every: Take one image of so many.
 
     Returns:
-        When each scene was seen, int64 [N], corrected by the mapping's image latency, and the images, uint8 [N, H, W, 3].
+        When each scene was seen, int64 [N], as the mapping's image stamp and latency say, and the images, uint8 [N, H, W, 3].
 
     Raises:
         BagError: the bag cannot be read, or has no image.
     """
     topic, kind = image_source(topics(bag), mapping, bag)
     frames = [
-        frame_from_message(bag_store().deserialize_cdr(raw.data, raw.type), kind, raw.received_ns, image_size)
+        frame_from_message(bag_store().deserialize_cdr(raw.data, raw.type), kind, raw.received_ns, mapping.image_stamp, image_size)
         for raw in itertools.islice(raw_messages(bag, {topic}), 0, None, every)
     ]
     if not frames:

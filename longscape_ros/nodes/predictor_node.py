@@ -176,7 +176,6 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
 
     def _on_clock_jump(self, _: Any) -> None:
         if self._session is not None:
-            self.get_logger().warning("The clock was set back or to another source; images and commands are forgotten.")
             self._session.reset()
 
     def _on_set_parameters(self, changed: Sequence[Any]) -> Any:

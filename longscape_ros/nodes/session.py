@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -15,14 +16,18 @@ from longscape_ros.contract import NANOSECONDS, ActionSource, Prediction
 from longscape_ros.errors import InputError
 from longscape_ros.host import Throttle, loss_events, message_class
 from longscape_ros.messages import frame_from_message, plan_from_message
-from longscape_ros.nodes.diagnostics import Report
+from longscape_ros.nodes.diagnostics import WAITING_FOR_CLOCK, ClockReading, Report
 from longscape_ros.nodes.model import Model
 from longscape_ros.nodes.outputs import CAMERA_INFO, STRING, Outputs
 from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import Limits, Pipeline, Trouble
 from longscape_ros.runtime.statistics import Rolling
 
+CLOCK_TOPIC = "/clock"
 _MODEL_FIGURES = ("model_id", "bundle", "horizon", "fps")
+MOST_EARLY = 1000
+"""Commands that wait for the clock to run; the oldest make room."""
+
 T = TypeVar("T")
 
 
@@ -41,7 +46,8 @@ class Session:
         self._parameters = model.parameters
         self._image_size = model.bundle.manifest.image_size
         self._throttle = Throttle()
-        self._counters = {"images_lost": 0, "images_invalid": 0, "commands_invalid": 0}
+        self._counters = {"images_lost": 0, "images_invalid": 0, "commands_invalid": 0, "messages_before_clock": 0}
+        self._early: deque[tuple[ActionSource, Any]] = deque(maxlen=MOST_EARLY)  # commands from before the clock runs
         self._remaining_horizon_ms = Rolling()
         self._outputs = Outputs(node, model.parameters)
         callbacks = (self._on_prediction, self._on_inference_error, self._outputs.publish_surprise)
@@ -75,6 +81,11 @@ class Session:
 
     def reset(self) -> None:
         """Forgets all that was received: the clock was set back or to another source."""
+        text = "Got an earlier time on the node's clock, or another source of time; all images and commands are forgotten."
+        if self._clock().publishers > 1:
+            text += " Several nodes publish on /clock, expected one: end the others."
+        self._warn(Trouble("clock_jumps", text))
+        self._early.clear()
         self._pipeline.reset()
 
     def report(self, state: str) -> Report:
@@ -92,6 +103,8 @@ class Session:
                 "remaining_horizon": self._remaining_horizon_ms,
             },
             image_age_s=None if newest_ns is None else (self._now_ns() - newest_ns) / NANOSECONDS,
+            image_age_ms=self._pipeline.image_age_ms,
+            clock=self._clock(),
             trouble=condition.engines or condition.cause,
             surprise=None if newest is None else newest.error,
             surprise_threshold=self._parameters.surprise_threshold,
@@ -126,8 +139,11 @@ class Session:
         return self._node.create_subscription(message_class(type_name), topic, callback, qos, event_callbacks=loss_events(on_lost))
 
     def _on_image(self, message: Any) -> None:
-        received_ns, kind = self._pipeline.receive(self._now_ns()), self._parameters.image_type
-        frame = self._read("images_invalid", lambda: frame_from_message(message, kind, received_ns, self._image_size))
+        if not self._clock_runs():
+            return
+        received_ns = self._pipeline.receive(self._now_ns())
+        kind, stamp = self._parameters.image_type, self._model.mapping.image_stamp
+        frame = self._read("images_invalid", lambda: frame_from_message(message, kind, received_ns, stamp, self._image_size))
         if frame is None:
             return
         outcome = self._pipeline.add_frame(frame, received_ns)
@@ -139,6 +155,22 @@ class Session:
         self._counters["images_lost"] += int(event.total_count_change)
 
     def _on_command(self, source: ActionSource, message: Any) -> None:
+        if self._clock_runs():
+            self._take_command(source, message)
+        else:
+            self._early.append((source, message))
+
+    def _clock_runs(self) -> bool:
+        """Whether there is a time to date a message by; commands that came before are taken as received when there is one."""
+        if self._now_ns() == 0:
+            self._counters["messages_before_clock"] += 1
+            self._warn(Trouble("messages_before_clock", f"Got a message and no time yet: {WAITING_FOR_CLOCK}"))
+            return False
+        while self._early:
+            self._take_command(*self._early.popleft())
+        return True
+
+    def _take_command(self, source: ActionSource, message: Any) -> None:
         received_ns = self._pipeline.receive(self._now_ns())
         plan = self._read("commands_invalid", lambda: plan_from_message(message, source, received_ns))
         if plan is not None:
@@ -183,6 +215,12 @@ class Session:
 
     def _cpu_ms(self) -> dict[str, int]:
         return {"process_cpu_ms": round(1e3 * time.process_time()), "graphs_cpu_ms": round(self._pipeline.graphs_cpu_ms)}
+
+    def _clock(self) -> ClockReading:
+        clock = self._node.get_clock()
+        simulated = bool(clock.ros_time_is_active)
+        publishers = self._node.count_publishers(CLOCK_TOPIC) if simulated else 0
+        return ClockReading(int(clock.now().nanoseconds), simulated, publishers)
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.bags.mapping import mapping_from_dict
-from longscape_ros.contract import NANOSECONDS, EndReason, Prediction, Status, TopicMapping
+from longscape_ros.contract import NANOSECONDS, EndReason, Prediction, StampSource, Status, TopicMapping
 from longscape_ros.errors import InputError
 from longscape_ros.images import resize_rgb
 from longscape_ros.messages import (
@@ -80,13 +80,15 @@ class SceneConfig:
 
     Args:
         horizon: The predicted frame that is shown beside the camera, from 1 on; 0: the last one.
-        image_latency_ns: How long before its stamp an image was really seen; None: what the predictor's mapping says.
+        image_latency_ns: How long before the time that dates it an image was really seen; None: what the predictor's mapping says.
+        image_stamp: What dates the camera's images; None: what the predictor's mapping says.
         has_camera: Whether there is a camera to follow.
         namespace: ``/robot_1``; of nodes that name themselves with their namespace in diagnostics only those in it are shown. Empty: all.
     """
 
     horizon: int = 0
     image_latency_ns: int | None = None
+    image_stamp: StampSource | None = None
     has_camera: bool = True
     namespace: str = ""
 
@@ -176,8 +178,12 @@ class Scene:
             return 0 if self.mapping is None else self.mapping.image_latency_ns
         return self.config.image_latency_ns
 
+    @property
+    def _image_stamp(self) -> StampSource:
+        return self.config.image_stamp or ("header" if self.mapping is None else self.mapping.image_stamp)
+
     def _camera(self, channel: Channel, message: Any, received_ns: int) -> Iterator[Item]:
-        frame = frame_from_message(message, channel.type, received_ns)
+        frame = frame_from_message(message, channel.type, received_ns, self._image_stamp)
         shown_ns = frame.stamp_ns - self._latency_ns
         if self._newest_ns is not None and shown_ns < self._newest_ns - BACK_NS:
             back_s = (self._newest_ns - shown_ns) / NANOSECONDS
@@ -241,7 +247,7 @@ class Scene:
         place = f"{items.SURPRISE}/{channel.name or items.SURPRISE}"
         if channel.type in IMAGE_TYPES:
             frame = frame_from_message(message, channel.type, received_ns)
-            yield Item(place, frame.stamp_ns - self._latency_ns, received_ns, _picture(frame.rgb, message, channel.type))
+            yield Item(place, frame.stamp_ns, received_ns, _picture(frame.rgb, message, channel.type))
         elif channel.type == SURPRISE:
             shown_ns = nanoseconds(message.header.stamp) or received_ns
             yield Item(place, shown_ns, received_ns, Number(float(message.error)))

@@ -91,6 +91,12 @@ def test_a_camera_that_is_late_is_shown_when_it_was_seen():
     assert [step for step, _ in play.at(items.CAMERA)] == [3]
 
 
+def test_a_camera_that_is_dated_by_its_arrival_is_shown_when_its_images_came():
+    play = Play(image_stamp="receive")
+    play.take(CAMERA, camera_image(90), 5)
+    assert [step for step, _ in play.at(items.CAMERA)] == [5]
+
+
 # Predictions
 
 
@@ -286,8 +292,8 @@ def test_a_surprise_with_a_state_is_shown_at_its_stamp_with_its_threshold():
     assert states == [(3, "as expected"), (4, "surprised"), (6, "not comparable")]
 
 
-def test_an_error_image_is_shown_beside_the_surprise():
-    play = Play()
+def test_an_error_image_is_shown_beside_the_surprise_when_its_scene_was_seen():
+    play = Play(image_latency_ns=2 * STEP_NS)
     play.take(ERROR_IMAGE, camera_image(2, value=9, format="raw"), 2)
     assert play.greys(f"{items.SURPRISE}/image") == {2: 9}
 
