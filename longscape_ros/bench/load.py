@@ -25,6 +25,7 @@ UNUSED = (
     "camera.images_invalid",
     "camera.frames_duplicate",
     "camera.frames_out_of_order",
+    "camera.frames_ahead",
     "camera.images_not_ready",
     "camera.images_skipped",
 )
