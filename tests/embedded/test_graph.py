@@ -280,11 +280,15 @@ def test_a_signal_that_strikes_while_the_graph_is_read_is_a_keyboard_interrupt(m
     node = make_node()
     for number in range(20):
         node.create_publisher(String, f"topic_{number}", 1)
+
+    def read_for(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            node.get_topic_names_and_types()
+
     for _ in range(5):
-        end = time.monotonic() + PATIENCE_S
         interruption = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
         interruption.start()
         with pytest.raises(KeyboardInterrupt):
-            while time.monotonic() < end:
-                node.get_topic_names_and_types()
+            read_for(PATIENCE_S)
         interruption.join()
