@@ -23,6 +23,7 @@ OVERRIDES = {
     "mapping": "mapping",
     "action": "action_topics",
     "image_type": "image_type",
+    "image_stamp": "image_stamp",
     "autostart": "autostart",
     "build_only": "build_only",
     "use_sim_time": "use_sim_time",
@@ -65,6 +66,8 @@ def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
     camera_info = values["camera_info"] or _beside(values["image"], "camera_info")
     switches = {name: _switch(name, values[name]) for name in SWITCHES if values[name]}
     overrides = {parameter: switches.get(name, values[name]) for name, parameter in OVERRIDES.items() if values[name]}
+    if values["namespace"]:
+        overrides["diagnostic_updater.use_fqn"] = True
     predictor = Node(
         package="longscape_ros",
         executable="longscape_predictor",

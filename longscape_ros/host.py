@@ -78,6 +78,15 @@ def matching_qos(offered: Sequence[Any], depth: int) -> Any:
     )
 
 
+def loss_events(on_lost: Callable[[Any], None] | None) -> Any:
+    """A subscription's ``event_callbacks`` that tell how many messages were lost on the way; None: only what rclpy does by itself."""
+    try:
+        from rclpy.event_handler import SubscriptionEventCallbacks
+    except ModuleNotFoundError:  # Humble
+        from rclpy.qos_event import SubscriptionEventCallbacks
+    return SubscriptionEventCallbacks(message_lost=on_lost)
+
+
 def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None = None) -> int:
     """Runs a node until SIGINT, SIGTERM or a fault.
 

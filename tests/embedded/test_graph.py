@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -271,3 +274,21 @@ def test_nodes_of_one_name_are_both_listed(make_node):
 
 def test_waiting_for_a_node_that_never_comes_ends(make_node):
     assert not make_node().wait_for_node("/nobody", 0.01)
+
+
+def test_a_signal_that_strikes_while_the_graph_is_read_is_a_keyboard_interrupt(make_node):
+    node = make_node()
+    for number in range(20):
+        node.create_publisher(String, f"topic_{number}", 1)
+
+    def read_for(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            node.get_topic_names_and_types()
+
+    for _ in range(5):
+        interruption = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
+        interruption.start()
+        with pytest.raises(KeyboardInterrupt):
+            read_for(PATIENCE_S)
+        interruption.join()

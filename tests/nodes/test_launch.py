@@ -107,7 +107,7 @@ def test_every_argument_reaches_the_node(launched, tmp_path):
     mine.write_text(FILE.read_text(encoding="utf-8"), encoding="utf-8")
     given = {
         "model.bundle": "b", "model.backend": "ort_cpu", "model.precision": "fp32", "mapping": "m", "action_topics": "/a,/b",
-        "image_type": "sensor_msgs/msg/Image", "autostart": False, "build_only": True, "use_sim_time": True,
+        "image_type": "sensor_msgs/msg/Image", "image_stamp": "receive", "autostart": False, "build_only": True, "use_sim_time": True,
     }  # fmt: skip
     names = {"model.bundle": "bundle", "model.backend": "backend", "model.precision": "precision", "action_topics": "action"}
     arguments = {names.get(name, name): str(value) for name, value in given.items()}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 
 from longscape_ros.contract import ActionDimension, ActionSource, TopicMapping
 from longscape_ros.errors import InputError
-from longscape_ros.nodes.model import with_topics
+from longscape_ros.nodes.model import with_parameters, with_topics
 from longscape_ros.nodes.parameter_texts import DOCUMENT, with_table, write
 from longscape_ros.nodes.parameter_texts import FILE as PARAMETER_FILE
 from longscape_ros.nodes.parameters import Change, PredictorParameters, Spec, changed, refusal, same_model, specs
@@ -179,6 +180,21 @@ def test_topics_of_the_action_replace_the_mappings_in_its_order(topics, expected
     found = with_topics(two_sources(), topics)
     assert [source.topic for source in found.action_sources] == expected
     assert [source.fields for source in found.action_sources] == [source.fields for source in two_sources().action_sources]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("receive", 7)),
+        ({"image_stamp": "header"}, ("header", 7)),
+        ({"image_stamp": "receive", "image_latency": 0.5}, ("receive", 5 * 10**8)),
+    ],
+)
+def test_what_dates_the_images_is_the_parameters_or_else_the_mappings(values, expected):
+    mapping = replace(two_sources(), image_stamp="receive", image_latency_ns=7)
+    found = with_parameters(mapping, PredictorParameters(**values))
+    assert (found.image_stamp, found.image_latency_ns) == expected
+    assert found.action_sources == mapping.action_sources
 
 
 def test_more_topics_than_the_mapping_has_are_refused_with_those_it_has():
