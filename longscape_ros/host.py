@@ -244,7 +244,8 @@ class NodeLog(logging.Handler):
         super().__init__(logging.INFO)
         self._logger = logger
         self._source = logging.getLogger(_PACKAGE)
-        self._former_level = self._source.level
+        others = self._others()
+        self._former_level = others[0]._former_level if others else self._source.level
         self._source.setLevel(logging.INFO)
         self._source.addHandler(self)
 
@@ -259,10 +260,14 @@ class NodeLog(logging.Handler):
             self._logger.info(text)
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stops listening; the last of several puts the level back."""
         self._source.removeHandler(self)
-        self._source.setLevel(self._former_level)
+        if not self._others():
+            self._source.setLevel(self._former_level)
         super().close()
+
+    def _others(self) -> list[NodeLog]:
+        return [handler for handler in self._source.handlers if isinstance(handler, NodeLog)]
 
 
 class Throttle:
