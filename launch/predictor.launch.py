@@ -23,6 +23,7 @@ OVERRIDES = {
     "mapping": "mapping",
     "action": "action_topics",
     "image_type": "image_type",
+    "image_stamp": "image_stamp",
     "autostart": "autostart",
     "build_only": "build_only",
     "use_sim_time": "use_sim_time",
@@ -44,7 +45,7 @@ def generate_launch_description() -> LaunchDescription:
     share = FindPackageShare("longscape_ros")
     arguments = {
         "image": (CAMERA, "The camera; CompressedImage if the name ends in /compressed."),
-        "camera_info": ("/camera/camera_info", "Its intrinsics; need not exist."),
+        "camera_info": ("", "Its intrinsics, which need not exist; empty: camera_info beside the camera's topic."),
         "namespace": ("", "Namespace of the node, of its topics, and of all names here that do not begin with a slash."),
         "params_file": (PathJoinSubstitution([share, "config", "predictor.yaml"]), "The node's parameters."),
         "rviz": ("false", "Show camera and futures."),
@@ -60,15 +61,20 @@ def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
     values = {name: LaunchConfiguration(name).perform(context) for name in names}
     if values["image"].endswith("/compressed") and not values["image_type"]:
         values["image_type"] = COMPRESSED
+    for name in ("params_file", "rviz_config"):
+        _check_file(name, values[name])
+    camera_info = values["camera_info"] or _beside(values["image"], "camera_info")
     switches = {name: _switch(name, values[name]) for name in SWITCHES if values[name]}
     overrides = {parameter: switches.get(name, values[name]) for name, parameter in OVERRIDES.items() if values[name]}
+    if values["namespace"]:
+        overrides["diagnostic_updater.use_fqn"] = True
     predictor = Node(
         package="longscape_ros",
         executable="longscape_predictor",
         name=NODE,
-        namespace=values["namespace"],
+        namespace=values["namespace"] or None,
         parameters=[values["params_file"], *([overrides] if overrides else [])],
-        remappings=[("~/input/image", values["image"]), ("~/input/camera_info", values["camera_info"])],
+        remappings=[("~/input/image", values["image"]), ("~/input/camera_info", camera_info)],
         ros_arguments=["--log-level", values["log_level"]] if values["log_level"] else [],
         output="screen",
     )
@@ -77,11 +83,23 @@ def _nodes(context: LaunchContext, names: list[str]) -> list[Node]:
     rviz = Node(
         package="rviz2",
         executable="rviz2",
-        namespace=values["namespace"],
+        namespace=values["namespace"] or None,
         arguments=["-d", _rviz_config(values["rviz_config"], values["namespace"], values["image"])],
         parameters=[{"use_sim_time": switches.get("use_sim_time", False)}],
     )
     return [predictor, rviz]
+
+
+def _beside(image: str, name: str) -> str:
+    """A topic of the camera, where image_transport has it."""
+    base = image.removesuffix("/compressed")
+    return base[: base.rfind("/") + 1] + name
+
+
+def _check_file(name: str, path: str) -> None:
+    """launch_ros only warns of a parameter file that is not there, and starts the node with its defaults."""
+    if not Path(path).is_file():
+        raise ValueError(f"Got {name}:={path}, found no such file.")
 
 
 def _switch(name: str, value: str) -> bool:

@@ -25,6 +25,7 @@ Graphs (B batch, H W image, C h w latent, K context frames, T chunk frames, F ac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -188,7 +189,7 @@ class Bundle:
     path: Path
     manifest: Manifest
 
-    @property
+    @functools.cached_property
     def model_id(self) -> str:
         """Name and hash of all that decides predictions: the manifest (file hashes included) but for its reports."""
         document = {key: value for key, value in _document(self.manifest).items() if key not in _REPORT}
@@ -346,8 +347,15 @@ def _check_file(path: Path, record: FileRecord, verify: bool) -> None:
 # ---- bundle.json ----
 
 
+_OPTIONAL = {"image_stamp": "header"}
+"""Fields of the mapping that are left out where they have this value: bundles from before there were any keep their model_id."""
+
+
 def _document(manifest: Manifest) -> dict[str, Any]:
-    return {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+    document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+    if document["mapping"] is not None:
+        document["mapping"] = {key: value for key, value in document["mapping"].items() if _OPTIONAL.get(key, object()) != value}
+    return document
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -419,6 +427,7 @@ def _decode(kind: Any, value: Any, file: str, at: str) -> Any:
 def _decode_dataclass(kind: Any, value: dict[str, Any], file: str, at: str) -> Any:
     hints = get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
+    value = {name: default for name, default in _OPTIONAL.items() if name in names} | value
     for name in (*(n for n in names if n not in value), *(n for n in value if n not in names)):
         what = "no" if name in names else "the unknown"
         raise BundleError(f"{file}: found {what} field {f'{at}.{name}'.lstrip('.')!r}, expected {', '.join(names)}.")

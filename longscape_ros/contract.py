@@ -175,6 +175,10 @@ class Confidence:
         return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
+StampSource = Literal["header", "receive"]
+"""What dates a message: its header's stamp (zero: when it was received), or when it was received."""
+
+
 @dataclass(frozen=True, slots=True)
 class ActionSource:
     """A topic that carries some of the action's dimensions.
@@ -185,18 +189,28 @@ class ActionSource:
         fields: Names in ``ActionSpace`` -> where the value stands in the message. For types with names inside
             (JointTrajectory, JointState) the name there; for the rest a path such as ``twist.linear.x``, ``data`` or
             ``data[2]``.
-        stamp: ``header`` (zero: when received) or ``receive``.
+        stamp: What dates the commands.
     """
 
     topic: str
     type: str
     fields: dict[str, str]
-    stamp: Literal["header", "receive"] = "header"
+    stamp: StampSource = "header"
 
 
 @dataclass(frozen=True, slots=True)
 class TopicMapping:
-    """Which topics of a robot are the camera and the action, and what the action's dimensions are."""
+    """Which topics of a robot are the camera and the action, and what the action's dimensions are.
+
+    Args:
+        image_topic: The camera.
+        action_sources: The topics that carry the action.
+        dimensions: The action's.
+        fps: Rate of the frames to predict.
+        image_type: ROS type of the camera's messages.
+        image_latency_ns: How long before the time that dates it an image was really seen.
+        image_stamp: What dates the images.
+    """
 
     image_topic: str
     action_sources: tuple[ActionSource, ...]
@@ -204,6 +218,7 @@ class TopicMapping:
     fps: float
     image_type: str = "sensor_msgs/msg/Image"
     image_latency_ns: int = 0
+    image_stamp: StampSource = "header"
 
     def __post_init__(self) -> None:
         if not self.fps > 0:
@@ -351,9 +366,9 @@ class Prediction:
         status: See :class:`Status`.
         plan_stamp_ns: See :class:`Snapshot`.
         timings_ms: Milliseconds per stage: ``encode``, ``route`` (expert and length), ``denoise``, ``estimate`` (confidence),
-            ``decode``, ``graphs`` (all inside the graphs), ``total``. Between graphs: ``inputs`` (waiting for a chunk's inputs), ``join``
-            (of the chunks' frames). Beside graphs, where there was a CPU for it: ``cut``, ``features``, ``noise`` (what the inputs took).
-            What did not happen is absent.
+            ``decode``, ``graphs`` (all inside the graphs), ``graphs_cpu`` (CPU time of the thread that was inside them), ``total``.
+            Between graphs: ``inputs`` (waiting for a chunk's inputs), ``join`` (of the chunks' frames). Beside graphs, where there was a
+            CPU for it: ``cut``, ``features``, ``noise`` (what the inputs took). What did not happen is absent.
         frame_id: Optical frame of the anchor image.
         shown: uint8 [H, W, 3], the anchor's image as the autoencoder shows it; None: it was not asked for.
     """

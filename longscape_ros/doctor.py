@@ -87,6 +87,7 @@ def examine(bundle: Path | None = None) -> list[Check]:
         _simulator(),
         _graphics(),
         _package("video", ("av", "PIL"), "video", "the demo's video"),
+        _package("viewer", ("rerun",), "view", "longscape view"),
         _package("training", ("torch", "onnx", "onnxscript"), "train", "longscape train and export"),
     ]
 

@@ -78,6 +78,15 @@ def matching_qos(offered: Sequence[Any], depth: int) -> Any:
     )
 
 
+def loss_events(on_lost: Callable[[Any], None] | None) -> Any:
+    """A subscription's ``event_callbacks`` that tell how many messages were lost on the way; None: only what rclpy does by itself."""
+    try:
+        from rclpy.event_handler import SubscriptionEventCallbacks
+    except ModuleNotFoundError:  # Humble
+        from rclpy.qos_event import SubscriptionEventCallbacks
+    return SubscriptionEventCallbacks(message_lost=on_lost)
+
+
 def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None = None) -> int:
     """Runs a node until SIGINT, SIGTERM or a fault.
 
@@ -89,18 +98,33 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
     Returns:
         The exit status: 1 after a fault that a user can act on, which is logged.
     """
+    with _interrupted_once() as interrupts:
+        try:
+            return _run(make, args, grace_s, interrupts)
+        except KeyboardInterrupt:  # before there was anything to end
+            return 0
+
+
+def _run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None, interrupts: _Interrupts) -> int:
     ensure_rclpy()
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from rclpy.logging import get_logger
 
-    rclpy.init(args=args)
     node: Any = None
     part: Closable | None = None
     status = 1
     try:
-        node, part = make()
-        rclpy.spin(node)
+        try:
+            rclpy.init(args=args)
+        except RuntimeError as error:  # rclpy's error of a command line or an environment that it cannot read
+            get_logger(_PACKAGE).fatal(f"rclpy does not start: {error}")
+            return status
+        try:
+            node, part = make()
+            rclpy.spin(node)
+        finally:
+            interrupts.over = True
         status = 0
     except (KeyboardInterrupt, ExternalShutdownException):
         status = 0
@@ -111,6 +135,7 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
             raise
         status = 0
     finally:
+        interrupts.over = True
         with _within(grace_s, status):
             if part is not None:
                 part.close()
@@ -118,6 +143,35 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
                 node.destroy_node()
             rclpy.try_shutdown()
     return status
+
+
+class _Interrupts:
+    """Handles SIGINT: the first is a KeyboardInterrupt, and there are none once it is ``over``.
+
+    Under ``ros2 launch`` Ctrl-C comes twice, from the terminal and from launch; the second must not disturb the way out.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        if not self.over:
+            self.over = True
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupted_once() -> Iterator[_Interrupts]:
+    """SIGINT is handled by what is given, which rclpy's own handler calls in turn; on another than the main thread it is not."""
+    interrupts = _Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    former = signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 @contextmanager
@@ -141,6 +195,8 @@ def leave(status: int) -> NoReturn:
     Taking the interpreter down with ONNX Runtime in it costs half a second and more on a busy machine, and ONNX Runtime aborts a process
     whose interpreter ends while it loads a model on another thread.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
@@ -188,7 +244,8 @@ class NodeLog(logging.Handler):
         super().__init__(logging.INFO)
         self._logger = logger
         self._source = logging.getLogger(_PACKAGE)
-        self._former_level = self._source.level
+        others = self._others()
+        self._former_level: int = others[0]._former_level if others else self._source.level
         self._source.setLevel(logging.INFO)
         self._source.addHandler(self)
 
@@ -203,10 +260,14 @@ class NodeLog(logging.Handler):
             self._logger.info(text)
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stops listening; the last of several puts the level back."""
         self._source.removeHandler(self)
-        self._source.setLevel(self._former_level)
+        if not self._others():
+            self._source.setLevel(self._former_level)
         super().close()
+
+    def _others(self) -> list[NodeLog]:
+        return [handler for handler in self._source.handlers if isinstance(handler, NodeLog)]
 
 
 class Throttle:

@@ -37,6 +37,15 @@ ENCODINGS: dict[str, tuple[str, int]] = {
 """ROS's name of an encoding (sensor_msgs/image_encodings.hpp) -> type and number of a pixel's values. What only counts channels, such as
 8UC3 or 32FC1, does not say what they show, and planar ones (nv21, nv24) have rows of another size; neither is among them."""
 
+PIXELS_LEFT = 4
+"""A JPEG is read at a half, a quarter or an eighth of its size where so many pixels in a row are left for one of the model's. Blocks of it
+are averaged then, as scaling by area averages; the rest is cut and scaled by area."""
+
+_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+_JPEG_START = b"\xff\xd8"
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of the segment that has height and width."""
+
 PROBE_S = 30
 """Seconds that cv_bridge has to convert four pixels."""
 
@@ -124,16 +133,61 @@ def _refusal_of_cv_bridge() -> str:
     return f"it does not work beside NumPy {np.__version__} ({said[-1] if said else f'exit status {done.returncode}'})"
 
 
-def decoded(data: Image, format_name: str) -> Image:
+def decoded(data: Image, format_name: str, image_size: tuple[int, int] | None = None) -> Image:
     """The bytes of a sensor_msgs/CompressedImage -> uint8 [H, W, 3]; PNG, JPEG or whatever else OpenCV reads, grey images too.
+
+    Args:
+        data: uint8 [bytes].
+        format_name: As the message says.
+        image_size: (H, W) that it will be cut and scaled to; a JPEG that is much larger is read at a part of its size, which costs less.
+            None: as it was sent.
 
     Raises:
         InputError: OpenCV cannot read it.
     """
     try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        bgr = cv2.imdecode(data, _REDUCED[_reduction(data, image_size)]) if len(data) else None
     except cv2.error as error:
         raise InputError(f"Got a compressed image that cannot be decoded ({error.err}), expected PNG or JPEG; it is ignored.") from error
     if bgr is None:
         raise InputError(f"Got a compressed image of {len(data)} bytes, format {format_name!r}, expected PNG or JPEG; it is ignored.")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image's centre, cut to the wanted aspect and scaled: uint8 [H, W, 3] of ``image_size`` (H, W)."""
+    height, width = image_size
+    source_height, source_width = rgb.shape[:2]
+    if (source_height, source_width) == (height, width):
+        return rgb
+    scale = min(source_height / height, source_width / width)
+    cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (source_height - cut_height) // 2, (source_width - cut_width) // 2
+    cut = rgb[top : top + cut_height, left : left + cut_width]
+    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _reduction(data: Image, image_size: tuple[int, int] | None) -> int:
+    """The part of its size that an image is read at, one of :data:`_REDUCED`: 1 but for a JPEG that is much larger than wanted.
+
+    Height and width must be twice so many pixels, several times over: then what is cut off an image ends at a pixel of the smaller one too.
+    """
+    if image_size is None:
+        return 1
+    sides = _sides_of_jpeg(data)
+    fitting = (part for part in _REDUCED if min(sides) >= part * PIXELS_LEFT * max(image_size) and not any(n % (2 * part) for n in sides))
+    return max(fitting, default=1)
+
+
+def _sides_of_jpeg(data: Image) -> tuple[int, int]:
+    """Height and width; 0, 0: it is no JPEG, or damaged."""
+    view = data.data
+    at = len(_JPEG_START)
+    if bytes(view[:at]) != _JPEG_START:
+        return 0, 0
+    while at + 9 <= len(view) and view[at] == 0xFF:
+        marker = view[at + 1]
+        if marker in _JPEG_FRAMES:
+            return int.from_bytes(view[at + 5 : at + 7], "big"), int.from_bytes(view[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(view[at + 2 : at + 4], "big")
+    return 0, 0

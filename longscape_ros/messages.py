@@ -11,15 +11,16 @@ import array
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, Status
+from longscape_ros.contract import NANOSECONDS, ActionSource, Chunk, EndReason, Frame, Plan, Prediction, StampSource, Status
 from longscape_ros.errors import InputError
-from longscape_ros.images import decoded, rgb_of
+from longscape_ros.images import decoded, resize_rgb, rgb_of
 from longscape_ros.sharing import share
 
 Classes = Callable[[str], type]
@@ -64,40 +65,51 @@ def duration_message(duration_ns: int, classes: Classes) -> Any:
     return classes("builtin_interfaces/msg/Duration")(sec=duration_ns // NANOSECONDS, nanosec=duration_ns % NANOSECONDS)
 
 
-def _header(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
+def header_message(stamp_ns: int, frame_id: str, classes: Classes) -> Any:
+    """std_msgs/Header."""
     return classes("std_msgs/msg/Header")(stamp=time_message(stamp_ns, classes), frame_id=frame_id)
 
 
 # ---- images in ----
 
 
-def frame_from_message(message: Any, type_name: str, received_ns: int) -> Frame:
-    """sensor_msgs/Image or CompressedImage -> frame.
+def frame_from_message(
+    message: Any, type_name: str, received_ns: int, stamp: StampSource = "header", image_size: tuple[int, int] | None = None
+) -> Frame:
+    """sensor_msgs/Image or CompressedImage -> frame. The node and all that reads recordings for the model go through here.
 
     Args:
         message: The message.
         type_name: Its type.
-        received_ns: Stands in for a stamp of zero.
+        received_ns: When it arrived; stands in for a stamp of zero.
+        stamp: What dates the frame.
+        image_size: (H, W) to cut and scale the image to; None: as it was sent.
 
     Raises:
         InputError: The type is neither of the two, or the image cannot be decoded.
     """
     if type_name == IMAGE:
-        return frame_from_image(message, received_ns)
-    if type_name == COMPRESSED_IMAGE:
-        return frame_from_compressed(message, received_ns)
-    raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
+        frame = frame_from_image(message, received_ns, image_size)
+    elif type_name == COMPRESSED_IMAGE:
+        frame = frame_from_compressed(message, received_ns, image_size)
+    else:
+        raise InputError(f"Got images of type {type_name}, expected {' or '.join(IMAGE_TYPES)}; correct the topic mapping.")
+    return frame if stamp == "header" else replace(frame, stamp_ns=received_ns)
 
 
-def frame_from_image(message: Any, received_ns: int) -> Frame:
+def frame_from_image(message: Any, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:
     """sensor_msgs/Image of one of :data:`longscape_ros.images.ENCODINGS`; rows may be padded. See :func:`frame_from_message`."""
-    return Frame(_stamp_ns(message, received_ns), rgb_of(message), str(message.header.frame_id))
+    return _frame(message, received_ns, rgb_of(message), image_size)
 
 
-def frame_from_compressed(message: Any, received_ns: int) -> Frame:
+def frame_from_compressed(message: Any, received_ns: int, image_size: tuple[int, int] | None = None) -> Frame:
     """sensor_msgs/CompressedImage in PNG, JPEG or whatever else OpenCV reads. See :func:`frame_from_message`."""
-    rgb = decoded(np.frombuffer(message.data, np.uint8), message.format)
-    return Frame(_stamp_ns(message, received_ns), rgb, str(message.header.frame_id))
+    return _frame(message, received_ns, decoded(np.frombuffer(message.data, np.uint8), message.format, image_size), image_size)
+
+
+def _frame(message: Any, received_ns: int, rgb: Image, image_size: tuple[int, int] | None) -> Frame:
+    sized = rgb if image_size is None else resize_rgb(rgb, image_size)
+    return Frame(_stamp_ns(message, received_ns), sized, str(message.header.frame_id))
 
 
 def _stamp_ns(message: Any, received_ns: int) -> int:
@@ -219,13 +231,13 @@ def image_message(rgb: Image, stamp_ns: int, frame_id: str, classes: Classes) ->
     height, width = rgb.shape[:2]
     kind = classes(IMAGE)
     return kind(
-        header=_header(stamp_ns, frame_id, classes),
+        header=header_message(stamp_ns, frame_id, classes),
         height=height,
         width=width,
         encoding="rgb8",
         is_bigendian=0,
         step=3 * width,
-        data=_numbers(kind, "uint8", np.ascontiguousarray(rgb).reshape(-1)),
+        data=number_sequence(kind, "uint8", np.ascontiguousarray(rgb).reshape(-1)),
     )
 
 
@@ -253,7 +265,7 @@ def _compressed_messages(data: Sequence[Image], stamps_ns: Sequence[int], frame_
         kind(
             header=header(stamp=time(sec=stamp_ns // NANOSECONDS, nanosec=stamp_ns % NANOSECONDS), frame_id=frame_id),
             format=text,
-            data=_numbers(kind, "uint8", encoded),
+            data=number_sequence(kind, "uint8", encoded),
         )
         for encoded, stamp_ns in zip(data, stamps_ns, strict=True)
     ]
@@ -275,7 +287,7 @@ def _encode(rgb: Image, format: str) -> Image:
 
 
 def scaled_camera_info(message: Any, image_size: tuple[int, int], stamp_ns: int, classes: Classes) -> Any:
-    """The camera_info of an image that was cut to its centre and scaled as :func:`longscape_ros.timeline.resize_rgb` does.
+    """The camera_info of an image that was cut to its centre and scaled as :func:`longscape_ros.images.resize_rgb` does.
 
     Args:
         message: sensor_msgs/CameraInfo of the camera.
@@ -293,11 +305,11 @@ def scaled_camera_info(message: Any, image_size: tuple[int, int], stamp_ns: int,
     intrinsics = np.asarray(message.k, np.float64).reshape(3, 3)
     projection = np.asarray(message.p, np.float64).reshape(3, 4)
     return kind(
-        header=_header(stamp_ns, str(message.header.frame_id), classes),
+        header=header_message(stamp_ns, str(message.header.frame_id), classes),
         height=height,
         width=width,
         distortion_model=message.distortion_model,
-        d=_numbers(kind, "float64", np.asarray(message.d, np.float64)),
+        d=number_sequence(kind, "float64", np.asarray(message.d, np.float64)),
         k=(to_scaled @ intrinsics).ravel(),
         r=np.asarray(message.r, np.float64),
         p=(to_scaled @ projection).ravel(),
@@ -326,7 +338,7 @@ def prediction_to_message(prediction: Prediction, classes: Classes, format: str 
     frame_id = prediction.frame_id
     chunks = prediction.chunks
     return kind(
-        header=_header(prediction.anchor_ns, frame_id, classes),
+        header=header_message(prediction.anchor_ns, frame_id, classes),
         requester_id="",
         request_id="",
         candidate_id=0,
@@ -337,10 +349,10 @@ def prediction_to_message(prediction: Prediction, classes: Classes, format: str 
         compute_time=duration_message(round(1e6 * prediction.timings_ms.get("total", 0.0)), classes),
         frames=_compressed_messages(images, stamps, frame_id, classes, format),
         assumed_from=prediction.assumed_from,
-        chunk_lengths=_numbers(kind, "uint32", np.array([chunk.valid for chunk in chunks], np.uint32)),
-        chunk_experts=_numbers(kind, "uint8", np.array(prediction.experts, np.uint8)),
-        chunk_end_reasons=_numbers(kind, "uint8", np.array([int(chunk.reason) for chunk in chunks], np.uint8)),
-        confidence=_numbers(kind, "float32", prediction.confidence.astype(np.float32)),
+        chunk_lengths=number_sequence(kind, "uint32", np.array([chunk.valid for chunk in chunks], np.uint32)),
+        chunk_experts=number_sequence(kind, "uint8", np.array(prediction.experts, np.uint8)),
+        chunk_end_reasons=number_sequence(kind, "uint8", np.array([int(chunk.reason) for chunk in chunks], np.uint8)),
+        confidence=number_sequence(kind, "float32", prediction.confidence.astype(np.float32)),
     )
 
 
@@ -397,7 +409,7 @@ def filmstrip(prediction: Prediction, columns: int = 8) -> Image:
     return strip
 
 
-def _numbers(kind: type, dtype: str, values: NDArray[Any]) -> Any:
+def number_sequence(kind: type, dtype: str, values: NDArray[Any]) -> Any:
     """A number sequence as the class wants it: rclpy's classes take array.array at once and check all else item by item."""
     if hasattr(kind, "get_fields_and_field_types"):
         return array.array(_TYPE_CODES[dtype], np.ascontiguousarray(values).tobytes())

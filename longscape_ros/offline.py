@@ -37,7 +37,7 @@ from longscape_ros.messages import (
 from longscape_ros.runtime.backend import AUTO
 from longscape_ros.runtime.backends import create_backend
 from longscape_ros.runtime.predictor import Predictor
-from longscape_ros.timeline import Timeline, TimelineConfig, resize_rgb
+from longscape_ros.timeline import Timeline, TimelineConfig
 
 Knowledge = Literal["causal", "recorded"]
 """What is known of the commands at an image: those received by then, or all."""
@@ -51,6 +51,14 @@ FILMSTRIP_COLUMNS = 8
 
 LATE_NS = NANOSECONDS
 """How long after it took effect a command may be received and still count where all commands are known."""
+
+_WRONG_CLOCKS = {
+    "clock_jumps": "Got an image that was seen more than a second before the one before it, expected stamps that go forward; what was "
+    "recorded before is forgotten, as by the live node.",
+    "frames_ahead": "Got an image whose stamp is more than a second later than it was received, expected one clock; such images are left "
+    "out, as by the live node. If the camera's clock was not synchronized, set image_stamp to receive in the topic mapping.",
+}
+"""What is said of the first image that is dated by another clock, by counter."""
 
 _log = logging.getLogger(__name__)
 
@@ -129,17 +137,25 @@ class Replay:
         for received_ns, item in self._items():
             if isinstance(item, Plan):
                 self._timeline.add_plan(item)
-            elif self._timeline.add_frame(item):
+            elif self._add_frame(item, received_ns):
                 self.images += 1
                 snapshot = self._snapshot(received_ns) if self._is_due() else None
                 if snapshot is not None:
                     yield received_ns, snapshot
 
     def _items(self) -> Iterator[tuple[int, Frame | Plan]]:
-        items = stream(self._bag, self.mapping, self._on_error)
+        items = stream(self._bag, self.mapping, self._on_error, self._grid.image_size)
         if self._config.plan == "causal":
             return items
         return _after_later_plans(items, self._grid)
+
+    def _add_frame(self, frame: Frame, received_ns: int) -> bool:
+        before = dict(self.counters)
+        taken = self._timeline.add_frame(frame, received_ns)
+        for counter, text in _WRONG_CLOCKS.items():
+            if self.counters[counter] > before[counter] == 0:
+                _log.warning("%s: %s", self._bag, text)
+        return taken
 
     def _is_due(self) -> bool:
         stamp_ns = self._timeline.newest_frame_ns
@@ -179,7 +195,7 @@ def timeline_config(bundle: Bundle, mapping: TopicMapping, config: ReplayConfig)
 
 
 def _after_later_plans(items: Iterable[tuple[int, Frame | Plan]], grid: TimelineConfig) -> Iterator[tuple[int, Frame | Plan]]:
-    """The same items, each image only after all plans that can matter for its horizon; images wait in the model's size."""
+    """The same items, each image only after all plans that can matter for its horizon."""
     ahead_ns = round(grid.horizon * NANOSECONDS / grid.fps) + LATE_NS
     waiting: deque[tuple[int, Frame]] = deque()
     for received_ns, item in items:
@@ -188,7 +204,7 @@ def _after_later_plans(items: Iterable[tuple[int, Frame | Plan]], grid: Timeline
         if isinstance(item, Plan):
             yield received_ns, item
         else:
-            waiting.append((received_ns, Frame(item.stamp_ns, resize_rgb(item.rgb, grid.image_size), item.frame_id)))
+            waiting.append((received_ns, item))
     yield from waiting
 
 

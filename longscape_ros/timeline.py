@@ -23,20 +23,25 @@ A action dimensions; H, W image size.
 
 from __future__ import annotations
 
+import functools
 import logging
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.contract import NANOSECONDS, ActionKind, ActionSpace, Episode, Frame, Plan, PlanExtension, Snapshot
 from longscape_ros.errors import InputError, NotReadyError
+from longscape_ros.images import resize_rgb
 
 CLOCK_JUMP_NS = NANOSECONDS
 """A stamp or receive time this much older than the newest is a clock that was set back, not a late message."""
+
+AHEAD_NS = NANOSECONDS
+"""An image that was seen this much later than it was received is dated by another clock. (Below that may be a /clock of few messages.)"""
 
 LOOKBACK_NS = NANOSECONDS // 2
 """How long before the first context frame plans still matter; what was in force before then counts as held."""
@@ -57,6 +62,9 @@ _FOREVER_NS = np.iinfo(np.int64).max // 2
 
 _Segments = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Beginnings [S] of segments of a motion, and their polynomials [S, 6, P] of the seconds since; each lasts until the next begins."""
+
+_KEPT_COURSES = 8
+"""Motions that are kept for images to come: one for each kind of command at an image, and one for each that is compared with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +101,7 @@ class TimelineConfig:
 
     def grid(self, anchor_ns: int) -> NDArray[np.int64]:
         """int64 [K + horizon], the times of the grid's rows -(K - 1) ... horizon."""
-        return anchor_ns + _steps_ns(np.arange(1 - self.context, self.horizon + 1), self.fps)
+        return anchor_ns + _grid_steps_ns(self.context, self.horizon, self.fps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +136,12 @@ class Timeline:
         self._config = config
         self._frames: list[Frame] = []  # by stamp, resized, stamps corrected by the latency
         self._plans: list[Plan] = []  # by receive time
+        self._courses = _Courses()
         self.counters: dict[str, int] = dict.fromkeys(
             (
                 "frames_duplicate",
                 "frames_out_of_order",
+                "frames_ahead",
                 "frames_missing",
                 "plans_duplicate",
                 "plans_out_of_order",
@@ -153,16 +163,22 @@ class Timeline:
         self._frames.clear()
         self._plans.clear()
 
-    def add_frame(self, frame: Frame) -> bool:
-        """Takes a frame. False: refused and counted, its stamp is not newer than the newest frame's.
+    def add_frame(self, frame: Frame, received_ns: int | None = None) -> bool:
+        """Takes a frame. False: refused and counted, its stamp is not newer than the newest frame's, or far ahead of its arrival.
 
         A stamp much older is a clock that was set back: everything older is forgotten, and the frame is taken.
+
+        Args:
+            frame: An image in any size.
+            received_ns: When it arrived; None: its stamp is believed.
         """
         stamp_ns = frame.stamp_ns - self._config.image_latency_ns
+        if received_ns is not None and stamp_ns - received_ns > AHEAD_NS:
+            return self._refuse("frames_ahead")
         if self._frames:
             behind_ns = self._frames[-1].stamp_ns - stamp_ns
             if behind_ns > CLOCK_JUMP_NS:
-                self._jump(behind_ns)
+                self._jump()
             elif behind_ns >= 0:
                 return self._refuse("frames_duplicate" if behind_ns == 0 else "frames_out_of_order")
         self._frames.append(Frame(stamp_ns, resize_rgb(frame.rgb, self._config.image_size), frame.frame_id))
@@ -176,7 +192,7 @@ class Timeline:
         are older than the sample before. A receive time much older is a clock that was set back, see :meth:`add_frame`.
         """
         if self._plans and self._plans[-1].received_ns - plan.received_ns > CLOCK_JUMP_NS:
-            self._jump(self._plans[-1].received_ns - plan.received_ns)
+            self._jump()
         reason = _refusal(plan, self._plans, self._config.space)
         if reason:
             return self._refuse(reason)
@@ -200,7 +216,8 @@ class Timeline:
         anchor = self._anchor(anchor_ns)
         times = config.grid(anchor.stamp_ns)
         plans = self._plans if known_by_ns is None else self._plans[: bisect_right(self._plans, known_by_ns, key=_received_ns)]
-        commands = _commands(plans, config.space, times, config.context - 1, held=config.plan_extension is PlanExtension.HOLD)
+        held = config.plan_extension is PlanExtension.HOLD
+        commands = _commands(plans, config.space, times, config.context - 1, held, self._courses)
         steps = self._steps(commands)
         seen = [frame for frame in self._frames if frame.stamp_ns <= anchor.stamp_ns]
         nearest, missing = _nearest([frame.stamp_ns for frame in seen], times[: config.context], config.fps)
@@ -229,7 +246,8 @@ class Timeline:
         times = config.grid(anchor_ns)
         plans = self._plans if known_by_ns is None else self._plans[: bisect_right(self._plans, known_by_ns, key=_received_ns)]
         held = config.plan_extension is PlanExtension.HOLD
-        motion = _commands(plans, config.space, times[: config.context + steps], config.context - 1, held).motion
+        until = times[: config.context + steps]
+        motion = _commands(plans, config.space, until, config.context - 1, held, self._courses).motion
         return motion[config.context - 1 :]
 
     def _anchor(self, anchor_ns: int | None) -> Frame:
@@ -262,11 +280,11 @@ class Timeline:
 
     def _prune(self, newest_ns: int) -> None:
         """Drops the frames and plans that no snapshot near the newest frame can need."""
-        oldest_anchor_ns = newest_ns - CLOCK_JUMP_NS
-        oldest_frame_ns = int(self._config.grid(oldest_anchor_ns)[0]) - CLOCK_JUMP_NS
+        oldest_grid_ns = int(self._config.grid(newest_ns - CLOCK_JUMP_NS)[0])
+        oldest_frame_ns = oldest_grid_ns - CLOCK_JUMP_NS
         while self._frames[0].stamp_ns < oldest_frame_ns:
             del self._frames[0]
-        settled_ns = int(self._config.grid(oldest_anchor_ns)[0]) - LOOKBACK_NS
+        settled_ns = oldest_grid_ns - LOOKBACK_NS
         settled: set[str] = set()  # names whose command at that time is found
         for i in reversed(range(bisect_right(self._plans, settled_ns, key=_received_ns))):
             plan = self._plans[i]
@@ -275,27 +293,13 @@ class Timeline:
             elif _begin_ns(plan) <= settled_ns:
                 settled.update(plan.names)
 
-    def _jump(self, behind_ns: int) -> None:
-        _log.warning("The clock went back by %.3f s; frames and plans are forgotten.", behind_ns / NANOSECONDS)
+    def _jump(self) -> None:
         self.counters["clock_jumps"] += 1
         self.reset()
 
     def _refuse(self, reason: str) -> bool:
         self.counters[reason] += 1
         return False
-
-
-def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The image's centre, cut to the wanted aspect and scaled: uint8 [H, W, 3] of ``image_size`` (H, W)."""
-    height, width = image_size
-    source_height, source_width = rgb.shape[:2]
-    if (source_height, source_width) == (height, width):
-        return rgb
-    scale = min(source_height / height, source_width / width)
-    cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (source_height - cut_height) // 2, (source_width - cut_width) // 2
-    cut = rgb[top : top + cut_height, left : left + cut_width]
-    return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: tuple[int, int], image_latency_ns: int = 0) -> GridEpisode:
@@ -320,7 +324,7 @@ def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: t
     for plan in episode.plans:
         if not _refusal(plan, plans, space):
             insort(plans, plan, key=_received_ns)
-    commands = _commands(plans, space, times, origin=0, held=False)
+    commands = _commands(plans, space, times, origin=0, held=False, courses=_Courses())
     if not all(commands.known):
         silent = [d.name for d, known in zip(space.dimensions, commands.known, strict=True) if not known]
         raise InputError(f"Got no command for {silent} in {episode.name}, expected some for every action; check the mapping.")
@@ -332,6 +336,14 @@ def episode_grid(episode: Episode, space: ActionSpace, fps: float, image_size: t
         commanded=np.asarray(commands.commanded.all(axis=1)),
         instruction=episode.instruction,
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _grid_steps_ns(context: int, horizon: int, fps: float) -> NDArray[np.int64]:
+    """int64 [K + horizon], the grid around an anchor at 0; every image asks for it."""
+    steps = _steps_ns(np.arange(1 - context, horizon + 1), fps)
+    steps.flags.writeable = False
+    return steps
 
 
 def _steps_ns(steps: NDArray[np.int64], fps: float) -> NDArray[np.int64]:
@@ -420,7 +432,23 @@ class _Piece:
         return min(int(self.point_times_ns[-1]), self.end_ns)
 
 
-def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64], origin: int, held: bool) -> _Commands:
+class _Courses:
+    """Positions as segments: what the newest motions were made of. Plans come far less often than images that ask what they say."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], tuple[list[_Piece], _Segments]] = {}  # the pieces keep their plans, and so the plans' ids
+
+    def of(self, pieces: list[_Piece], names: tuple[str, ...]) -> _Segments:
+        """The segments of all pieces."""
+        key = (names, *((id(piece.plan), piece.begin_ns, piece.end_ns) for piece in pieces))
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT_COURSES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = pieces, _all_segments(pieces, names)
+        return self._kept[key][1]
+
+
+def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64], origin: int, held: bool, courses: _Courses) -> _Commands:
     """The commands at the grid's rows; moving kinds but positions accumulate from row ``origin``.
 
     Only plans in force since ``LOOKBACK_NS`` before the first row matter, so the result does not depend on older ones.
@@ -431,6 +459,7 @@ def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64
         times: int64 [R].
         origin: The row of t0.
         held: Whether deltas are repeated in steps after ``origin`` that begin when their last plan is over.
+        courses: Of the same timeline.
     """
     motion = np.zeros((len(times), len(space)))
     commanded = np.zeros((len(times), len(space)), dtype=bool)
@@ -446,7 +475,7 @@ def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64
         for kind in sorted({space.dimensions[a].kind for a in group}):
             columns = [a for a in group if space.dimensions[a].kind == kind]
             names = tuple(space.names[a] for a in columns)
-            motion[:, columns] = _motion(kind, pieces, names, times, origin, held)
+            motion[:, columns] = _motion(kind, pieces, names, times, origin, held, courses)
         commanded[:, group] = _reached(pieces, times)[:, np.newaxis]
         for a in group:
             known[a] = True
@@ -480,11 +509,17 @@ def _reached(pieces: list[_Piece], times: NDArray[np.int64]) -> NDArray[np.bool_
 
 
 def _motion(
-    kind: ActionKind, pieces: list[_Piece], names: tuple[str, ...], times: NDArray[np.int64], origin: int, held: bool
+    kind: ActionKind,
+    pieces: list[_Piece],
+    names: tuple[str, ...],
+    times: NDArray[np.int64],
+    origin: int,
+    held: bool,
+    courses: _Courses,
 ) -> NDArray[np.float64]:
     """float64 [R, P], the motion of dimensions of one kind."""
-    if kind == "position":
-        return _positions(pieces, names, times)
+    if kind == "position":  # before the first piece its first position
+        return _position(*_at(*courses.of(pieces, names), times))
     points, values = _points(pieces, names, in_force=kind != "delta")
     if kind == "state":
         return np.asarray(values[np.maximum(np.searchsorted(points, times, side="right") - 1, 0)])
@@ -549,14 +584,15 @@ def _repetitions(points: NDArray[np.int64], over_ns: int, times: NDArray[np.int6
     return np.where(times[:-1] >= over_ns, step_ns / gap_ns, np.maximum(started, 0.0))
 
 
-def _positions(pieces: list[_Piece], names: tuple[str, ...], times: NDArray[np.int64]) -> NDArray[np.float64]:
-    """float64 [R, P], positions commanded at the times; before the first piece its first position."""
+def _all_segments(pieces: list[_Piece], names: tuple[str, ...]) -> _Segments:
+    """The segments of pieces that follow each other."""
     segments: list[_Segments] = []
     for piece in pieces:
         segments.append(_segments(piece, names, segments[-1] if segments else None))
-    begins, polynomials = segments[0] if len(segments) == 1 else tuple(np.concatenate(parts) for parts in zip(*segments, strict=True))
-    c, t = _at(begins, polynomials, times)
-    return _position(c, t)
+    if len(segments) == 1:
+        return segments[0]
+    begins, polynomials = zip(*segments, strict=True)
+    return np.concatenate(begins), np.concatenate(polynomials)
 
 
 def _segments(piece: _Piece, names: tuple[str, ...], before: _Segments | None) -> _Segments:

@@ -75,6 +75,15 @@ def test_the_model_id_names_what_decides_predictions_and_ignores_reports(tmp_pat
     assert write_tiny_bundle(tmp_path / "c", fps=10.0).model_id != bundle.model_id
 
 
+def test_what_dates_the_images_is_kept_and_bundles_from_before_it_could_be_said_are_the_same(tmp_path: Path) -> None:
+    plain = write_tiny_bundle(tmp_path / "plain", mapping=MAPPING)
+    assert "image_stamp" not in json.loads((plain.path / MANIFEST_NAME).read_text())["mapping"]
+    assert load_bundle(plain.path).manifest.mapping == MAPPING
+    received = write_tiny_bundle(tmp_path / "received", mapping=replace(MAPPING, image_stamp="receive"))
+    assert load_bundle(received.path) == received
+    assert received.model_id != plain.model_id
+
+
 def test_updating_a_report_keeps_the_others(folder: Path) -> None:
     update_reports(folder, evaluation={"psnr.model.8": 25.0})
     manifest = update_reports(folder, verification={"encoder": 1e-6}).manifest

@@ -58,10 +58,10 @@ def test_this_machine_lacks_nothing_that_predicting_needs(bundle):
 
 
 def test_whatever_can_be_remedied_comes_with_a_remedy(bundle, monkeypatch):
-    for module in ("mujoco", "metaworld", "av", "torch"):
+    for module in ("mujoco", "metaworld", "av", "rerun", "torch"):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     checks = found(bundle)
-    assert {check.name for check in checks.values() if check.status != "ok"} >= {"simulator", "graphics", "video", "training"}
+    assert {check.name for check in checks.values() if check.status != "ok"} >= {"simulator", "graphics", "video", "viewer", "training"}
     assert checks["graphics"].found == "not looked at: there is no MuJoCo to render with"
     for check in checks.values():
         if check.status == "ok":
@@ -70,6 +70,7 @@ def test_whatever_can_be_remedied_comes_with_a_remedy(bundle, monkeypatch):
             assert check.remedy, check
     assert checks["simulator"].remedy == "pip install 'longscape_ros[sim]'"
     assert checks["video"].found.startswith("no av")
+    assert checks["viewer"] == Check("viewer", "note", "no rerun; only longscape view needs it", "pip install 'longscape_ros[view]'")
     assert checks["training"].remedy == "pip install 'longscape_ros[train]'"
 
 

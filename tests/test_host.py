@@ -34,6 +34,18 @@ def test_what_the_package_logs_goes_to_the_nodes_log_until_it_is_closed():
     assert logging.getLogger("longscape_ros").level == logging.NOTSET
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_last_of_several_nodes_puts_the_level_back_in_whatever_order_they_end(first):
+    listeners = Listener(), Listener()
+    logs = [NodeLog(listener) for listener in listeners]
+    source = logging.getLogger("longscape_ros")
+    logs[first].close()
+    source.info("still heard")
+    logs[1 - first].close()
+    assert [listener.heard for listener in (listeners[first], listeners[1 - first])] == [[], [("info", "still heard")]]
+    assert source.level == logging.NOTSET
+
+
 def test_one_text_of_each_kind_passes_at_a_time():
     throttle = Throttle()
     assert [throttle.passes(kind, 0.0) for kind in "aab"] == [True, False, True]

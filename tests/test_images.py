@@ -15,8 +15,7 @@ import pytest
 
 from longscape_ros import images
 from longscape_ros.errors import InputError
-from longscape_ros.images import ENCODINGS, converter, decoded, rgb_of
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.images import ENCODINGS, converter, decoded, resize_rgb, rgb_of
 
 COLOUR = (200, 100, 50)
 
@@ -121,6 +120,65 @@ def test_a_compressed_image_that_is_cut_off_is_refused():
     _, data = cv2.imencode(".png", picture())
     with pytest.raises(InputError, match="expected PNG or JPEG"):
         decoded(data[:20], "png")
+
+
+# ---- JPEGs much larger than the model's images ----
+
+
+def scene(height: int, width: int) -> np.ndarray:
+    """Boxes and balls of all colours."""
+    random = np.random.default_rng(0)
+    rgb = np.full((height, width, 3), (120, 110, 100), np.uint8)
+    for _ in range(60):
+        corner, size = random.integers(0, (width, height)), random.integers(20, 300, 2)
+        cv2.rectangle(rgb, corner.tolist(), (corner + size).tolist(), random.integers(0, 256, 3).tolist(), -1)
+        centre, radius = random.integers(0, (width, height)), int(random.integers(10, 150))
+        cv2.circle(rgb, centre.tolist(), radius, random.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
+    return rgb
+
+
+def jpeg(rgb: np.ndarray, *options: int) -> np.ndarray:
+    return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95, *options])[1].reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("camera", "wanted", "read"),
+    [
+        ((1080, 1920), (64, 64), (270, 480)),
+        ((720, 1280), (64, 64), (360, 640)),
+        ((1080, 1920), (128, 128), (540, 960)),
+        ((2160, 3840), (64, 64), (270, 480)),
+        ((1200, 1600), (48, 64), (300, 400)),
+        ((480, 640), (64, 64), (480, 640)),  # too few pixels would be left
+        ((1082, 1923), (64, 64), (1082, 1923)),  # the cut would end within a pixel
+    ],
+)
+def test_a_large_jpeg_is_read_at_a_part_of_its_size_and_looks_the_same_to_the_model(camera, wanted, read):
+    data = jpeg(scene(*camera))
+    small, whole = decoded(data, "jpeg", wanted), decoded(data, "jpeg")
+    assert (small.shape, whole.shape) == ((*read, 3), (*camera, 3))
+    difference = np.abs(resize_rgb(small, wanted).astype(int) - resize_rgb(whole, wanted))
+    assert difference.mean() < 0.3
+    assert np.percentile(difference, 99) <= 4
+    assert difference.max() <= 16
+
+
+def test_what_a_jpeg_says_before_its_size_does_not_matter():
+    data = jpeg(scene(720, 1280), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    comment = np.frombuffer(b"\xff\xfe\x01\x02" + bytes(256) + b"\xff", np.uint8)  # and a byte that fills
+    longer = np.concatenate([data[:2], comment, data[2:]])
+    assert decoded(longer, "jpeg", (64, 64)).shape == decoded(data, "jpeg", (64, 64)).shape == (360, 640, 3)
+
+
+def test_only_jpegs_are_read_at_a_part_of_their_size():
+    data = cv2.imencode(".png", scene(720, 1280))[1].reshape(-1)
+    assert decoded(data, "png", (64, 64)).shape == (720, 1280, 3)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 11, 200])
+def test_a_jpeg_that_is_cut_off_in_its_header_is_refused(length):
+    with pytest.raises(InputError, match="expected PNG or JPEG"):
+        decoded(jpeg(scene(720, 1280))[:length], "jpeg", (64, 64))
 
 
 # ---- cut and scaled ----

@@ -18,6 +18,7 @@ from longscape_ros.bags.writer import bag_store, bag_types
 from longscape_ros.contract import ActionSource, Chunk, EndReason, Prediction, Status
 from longscape_ros.embedded.messages import TypeLibrary
 from longscape_ros.errors import InputError
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -38,7 +39,6 @@ from longscape_ros.messages import (
     scaled_camera_info,
     time_message,
 )
-from longscape_ros.timeline import resize_rgb
 
 TYPES = bag_types()
 STAMP_NS = 1_700_000_000_123_456_789
@@ -127,6 +127,8 @@ def test_a_png_survives_the_round_trip_and_a_jpeg_nearly(classes):
 
 def test_a_stamp_of_zero_means_when_it_was_received(classes):
     assert frame_from_image(image_message(picture(), 0, "lens", classes), received_ns=77).stamp_ns == 77
+    message = image_message(picture(), STAMP_NS, "lens", classes)
+    assert [frame_from_message(message, IMAGE, 77, stamp).stamp_ns for stamp in ("header", "receive")] == [STAMP_NS, 77]
 
 
 def test_padded_rows_are_cut():

@@ -281,6 +281,22 @@ def test_messages_that_cannot_be_used_are_counted_and_the_rest_is_predicted_from
     assert "bytes per row" in caplog.text
 
 
+def test_a_camera_with_a_clock_of_its_own_is_warned_about_and_can_be_dated_by_arrival(bundle, tmp_path, caplog):
+    def shifted() -> Iterator[Message]:
+        for received_ns, topic, kind, message in camera():
+            if kind == IMAGE:
+                message = image_message(picture((received_ns - T0) // STEP_NS), received_ns + 3600 * NANOSECONDS, "lens", TYPES)
+            yield received_ns, topic, kind, message
+
+    recording = write(tmp_path / "run.mcap", shifted(), two_plans())
+    with pytest.raises(InputError, match="no prediction"):
+        predict_bag(recording, tmp_path / "predicted.mcap", bundle)
+    assert "set image_stamp to receive in the topic mapping" in caplog.text
+    mapping = replace(bundle.mapping_or(None), image_stamp="receive")
+    figures = predict_bag(recording, tmp_path / "predicted.mcap", bundle, mapping)
+    assert (figures["images"], figures["predictions"], figures["timeline.frames_ahead"]) == (FRAMES, 3, 0)
+
+
 def test_images_before_the_first_command_are_skipped_and_the_reason_is_told(bundle, tmp_path):
     plans = [(stamp_ns(30), TRAJECTORY_TOPIC, JOINT_TRAJECTORY, trajectory(30, FRAMES, turned=False))]
     figures = predict_bag(write(tmp_path / "run.mcap", camera(), iter(plans)), tmp_path / "predicted.mcap", bundle)

@@ -16,7 +16,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Episode, Frame, Plan, PlanExtension
 from longscape_ros.errors import InputError, NotReadyError
-from longscape_ros.timeline import MOST_PLANS, Timeline, TimelineConfig, episode_grid, resize_rgb
+from longscape_ros.images import resize_rgb
+from longscape_ros.timeline import AHEAD_NS, MOST_PLANS, Timeline, TimelineConfig, episode_grid
 
 MS = NANOSECONDS // 1000
 STEP = 50 * MS  # 20 Hz
@@ -96,6 +97,22 @@ def test_duplicate_and_late_frames_are_refused_and_counted():
     assert not line.add_frame(frame(T0 - STEP, shade=9))
     assert (line.counters["frames_duplicate"], line.counters["frames_out_of_order"]) == (1, 1)
     assert_equal(line.snapshot(), before)
+
+
+def test_frames_from_the_future_are_refused_and_counted_and_disturb_nothing():
+    line = filled(plan(T0, np.arange(9)))
+    before = line.snapshot()
+    assert not line.add_frame(frame(T0 + 500 * NANOSECONDS), received_ns=T0 + STEP)
+    assert (line.counters["frames_ahead"], line.counters["clock_jumps"]) == (1, 0)
+    assert_equal(line.snapshot(), before)
+    assert line.add_frame(frame(T0 + STEP), received_ns=T0 + STEP - AHEAD_NS), "a clock may be coarse"
+    assert line.counters["clock_jumps"] == 0
+
+
+def test_a_frames_latency_counts_when_it_is_compared_with_its_arrival():
+    line = timeline(latency_ns=AHEAD_NS)
+    assert line.add_frame(frame(T0 + 2 * AHEAD_NS), received_ns=T0)
+    assert not line.add_frame(frame(T0 + 2 * AHEAD_NS + 1), received_ns=T0)
 
 
 def test_a_clock_that_is_set_back_forgets_everything():
@@ -439,6 +456,25 @@ def test_equal_input_gives_bit_equal_snapshots_however_frames_and_plans_interlea
     for p in waiting:
         second.add_plan(p)
     assert_same(snapshot_or_reason(first), snapshot_or_reason(second))
+
+
+@settings(max_examples=100)
+@given(plans(), st.sampled_from(PlanExtension))
+def test_what_was_asked_before_does_not_change_an_answer(received, hold):
+    asked = timeline(*SPACE, hold=hold)
+    waiting = list(received)
+    for k in range(24, -1, -1):
+        while waiting and waiting[0].received_ns <= T0 - k * STEP:
+            asked.add_plan(waiting.pop(0))
+        asked.add_frame(frame(T0 - k * STEP, k))
+        fresh = timeline(*SPACE, hold=hold)
+        for p in received[: len(received) - len(waiting)]:
+            fresh.add_plan(p)
+        for earlier in range(24, k - 1, -1):
+            fresh.add_frame(frame(T0 - earlier * STEP, earlier))
+        assert_same(snapshot_or_reason(asked), snapshot_or_reason(fresh))
+        anchor_ns = T0 - (k + 2) * STEP
+        np.testing.assert_array_equal(asked.motion(anchor_ns, 5), fresh.motion(anchor_ns, 5))
 
 
 @given(plans())

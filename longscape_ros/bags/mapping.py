@@ -5,7 +5,8 @@
 
     image_topic: /camera/image_raw/compressed
     image_type: sensor_msgs/msg/CompressedImage
-    image_latency_ns: 0                      # how long before its stamp an image was really seen
+    image_stamp: header                      # or receive: date images by when they are received
+    image_latency_ns: 0                      # how long before that time an image was really seen
     fps: 5.0                                 # the rate at which the model predicts
     action_sources:
     - topic: /gripper/command
@@ -23,15 +24,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
-from longscape_ros.contract import ActionDimension, ActionSource, TopicMapping
+from longscape_ros.contract import ActionDimension, ActionSource, StampSource, TopicMapping
 from longscape_ros.errors import InputError
 
 _BUILT_IN = Path(__file__).parent / "mappings"
 _DIMENSION_KEYS = ("name", "unit", "kind", "is_gripper")
+_STAMPS = get_args(StampSource)
 
 
 def built_in_mappings() -> list[str]:
@@ -73,6 +75,7 @@ def mapping_to_dict(mapping: TopicMapping) -> dict[str, Any]:
     return {
         "image_topic": mapping.image_topic,
         "image_type": mapping.image_type,
+        "image_stamp": mapping.image_stamp,
         "image_latency_ns": mapping.image_latency_ns,
         "fps": mapping.fps,
         "action_sources": [
@@ -96,12 +99,14 @@ def mapping_from_dict(document: Any) -> TopicMapping:
         source = _entries(item, f"action_sources[{index}]", ("topic", "type", "fields", "stamp"), required=("topic", "type", "fields"))
         if not isinstance(source["fields"], dict) or not source["fields"]:
             raise InputError(f"Got fields {source['fields']!r} in action_sources[{index}], expected 'name: place in the message'.")
-        if source.get("stamp", "header") not in ("header", "receive"):
+        if source.get("stamp", "header") not in _STAMPS:
             raise InputError(f"Got stamp {source['stamp']!r} in action_sources[{index}], expected 'header' or 'receive'.")
         sources.append(ActionSource(**{**source, "fields": {str(name): str(place) for name, place in source["fields"].items()}}))
     dimensions = []
     for index, item in enumerate(_items(entries, "dimensions")):
         dimensions.append(ActionDimension(**_entries(item, f"dimensions[{index}]", _DIMENSION_KEYS, required=("name", "kind"))))
+    if entries.get("image_stamp", "header") not in _STAMPS:
+        raise InputError(f"Got image_stamp {entries['image_stamp']!r}, expected 'header' or 'receive'.")
     try:
         fps, latency_ns = float(entries["fps"]), int(entries.get("image_latency_ns", 0))
     except (TypeError, ValueError) as error:
@@ -115,6 +120,7 @@ def mapping_from_dict(document: Any) -> TopicMapping:
         fps=fps,
         image_type=str(entries.get("image_type", "sensor_msgs/msg/Image")),
         image_latency_ns=latency_ns,
+        image_stamp=entries.get("image_stamp", "header"),
     )
 
 

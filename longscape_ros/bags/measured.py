@@ -15,7 +15,6 @@ from longscape_ros.bags.writer import bag_store
 from longscape_ros.contract import NANOSECONDS, TopicMapping
 from longscape_ros.errors import BagError
 from longscape_ros.messages import frame_from_message
-from longscape_ros.timeline import resize_rgb
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_STATES_TOPIC = "/joint_states"
@@ -71,20 +70,20 @@ def read_frames(
         every: Take one image of so many.
 
     Returns:
-        When each scene was seen, int64 [N], corrected by the mapping's image latency, and the images, uint8 [N, H, W, 3].
+        When each scene was seen, int64 [N], as the mapping's image stamp and latency say, and the images, uint8 [N, H, W, 3].
 
     Raises:
         BagError: the bag cannot be read, or has no image.
     """
     topic, kind = image_source(topics(bag), mapping, bag)
     frames = [
-        frame_from_message(bag_store().deserialize_cdr(raw.data, raw.type), kind, raw.received_ns)
+        frame_from_message(bag_store().deserialize_cdr(raw.data, raw.type), kind, raw.received_ns, mapping.image_stamp, image_size)
         for raw in itertools.islice(raw_messages(bag, {topic}), 0, None, every)
     ]
     if not frames:
         raise BagError(f"{bag}: found no image on {topic}, expected some; name the camera's topic in the mapping.")
     stamps = np.array([frame.stamp_ns - mapping.image_latency_ns for frame in frames], np.int64)
-    return stamps, np.stack([resize_rgb(frame.rgb, image_size) for frame in frames])
+    return stamps, np.stack([frame.rgb for frame in frames])
 
 
 def interpolated(stamps_ns: NDArray[np.int64], values: NDArray[np.float64], times_ns: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -16,10 +16,10 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import ReaderError
 
 from longscape_ros.bags.writer import bag_store
-from longscape_ros.contract import Episode, Frame, Plan, TopicMapping
+from longscape_ros.contract import NANOSECONDS, Episode, Frame, Plan, TopicMapping
 from longscape_ros.errors import BagError, InputError
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, frame_from_message, plan_from_message
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.timeline import CLOCK_JUMP_NS
 
 INSTRUCTION_TOPIC = "/instruction"
 """std_msgs/String, what the robot was told; need not be there."""
@@ -104,7 +104,9 @@ def raw_messages(bag: Path, wanted: Collection[str] | None = None) -> Iterator[R
             yield RawMessage(connection.topic, connection.msgtype, received_ns, bytes(data), text, connection.digest)
 
 
-def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) -> Iterator[tuple[int, Frame | Plan]]:
+def stream(
+    bag: Path, mapping: TopicMapping, on_error: OnError | None = None, image_size: tuple[int, int] | None = None
+) -> Iterator[tuple[int, Frame | Plan]]:
     """The images and commands of a bag with their receive times, in the order they were received.
 
     Where the bag has not the mapping's image topic but that one compressed (or uncompressed), it is taken instead.
@@ -113,6 +115,7 @@ def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) ->
         bag: The recording.
         mapping: Which topics matter.
         on_error: Told of each message that cannot be used and is left out; None: they are logged.
+        image_size: (H, W) to cut and scale the images to; None: as recorded.
 
     Raises:
         BagError: The bag cannot be read, or lacks topics of the mapping.
@@ -126,7 +129,7 @@ def stream(bag: Path, mapping: TopicMapping, on_error: OnError | None = None) ->
             try:
                 message: Any = reader.deserialize(data, connection.msgtype)
                 if connection.topic == image_topic:
-                    yield received_ns, frame_from_message(message, image_type, received_ns)
+                    yield received_ns, frame_from_message(message, image_type, received_ns, mapping.image_stamp, image_size)
                 else:
                     yield received_ns, plan_from_message(message, sources[connection.topic], received_ns)
             except (InputError, AnyReaderError) as error:
@@ -153,13 +156,20 @@ def read_episode(bag: Path, mapping: TopicMapping, image_size: tuple[int, int] |
     """
     frames: list[Frame] = []
     plans: list[Plan] = []
-    for _, item in stream(bag, mapping):
+    off_s: list[float] = []
+    for received_ns, item in stream(bag, mapping, image_size=image_size):
         if isinstance(item, Plan):
             plans.append(item)
-        elif image_size is None:
-            frames.append(item)
-        else:
-            frames.append(Frame(item.stamp_ns, resize_rgb(item.rgb, image_size), item.frame_id))
+            continue
+        if abs(received_ns - item.stamp_ns) > CLOCK_JUMP_NS:
+            off_s.append((received_ns - item.stamp_ns) / NANOSECONDS)
+        frames.append(item)
+    if off_s:
+        _log.warning(
+            "%s: %d of %d images were received more than a second off their stamps (the first %.3f s after it), expected one clock for "
+            "images and commands; if the camera's was not synchronized, set image_stamp to receive in the topic mapping.",
+            *(bag, len(off_s), len(frames), off_s[0]),
+        )
     frames.sort(key=lambda frame: frame.stamp_ns)
     return Episode(bag.stem, tuple(frames), tuple(plans), _instruction(bag))
 

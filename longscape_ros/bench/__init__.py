@@ -3,7 +3,8 @@
 
 Read in this order: :mod:`.run` (everything in a row), :mod:`.config`, :mod:`.timing` (turns, medians, ratios), :mod:`.cells` (what is
 timed), :mod:`.compare` with :mod:`.side` and :mod:`.child` (backends in processes of their own), :mod:`.work` and :mod:`.product` (what
-there is to compute, and how fast this machine can), :mod:`.path`, :mod:`.latency` with :mod:`.camera`, :mod:`.tables`.
+there is to compute, and how fast this machine can), :mod:`.path`, :mod:`.latency` and :mod:`.load` with :mod:`.node` (the
+processes), :mod:`.camera` and :mod:`.stream`, :mod:`.tables`.
 """
 
 from longscape_ros.bench.config import BenchConfig

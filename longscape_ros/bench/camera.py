@@ -3,7 +3,7 @@
 
 ``python -m longscape_ros.bench.camera``, with the parameters of :class:`Camera`.
 
-When the predictor says that it is active and has joined the topics, images go out at the bundle's rate, and a trajectory now and then.
+When the predictor says that it is active and has joined the topics, images go out at the camera's rate, and a trajectory now and then.
 When enough time has passed the camera stops, what is under way is waited for, and a line of JSON on the standard output says what
 happened (:class:`Seen`). It is the one part of the benchmark that is a ROS node.
 """
@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from longscape_ros.bench import inputs
+from longscape_ros.bench.stream import Stream
 from longscape_ros.bundle import load_bundle
 from longscape_ros.demo.recording import flat_diagnostics
 from longscape_ros.host import declare, message_class, run_part
-from longscape_ros.messages import IMAGE, JOINT_TRAJECTORY, PREDICTED_VIDEO, duration_message, image_message, nanoseconds, time_message
+from longscape_ros.messages import JOINT_TRAJECTORY, PREDICTED_VIDEO, duration_message, nanoseconds, time_message
 
 NODE, IMAGE_TOPIC, COMMAND_TOPIC = "bench_camera", "/bench/image", "/bench/joint_trajectory"
 PREDICTION_TOPIC, DIAGNOSTICS_TOPIC = "/predictor/prediction", "/diagnostics"
@@ -31,7 +32,7 @@ PLAN_STEPS, PLAN_EVERY = 96, 32
 """Steps of a trajectory, and images between two."""
 
 SETTLE_S = 1.0
-"""How long is waited after the last image for what is under way."""
+"""How long is waited after the last image for what is under way; the next diagnostics after that are the last."""
 
 WARM_UP = 10
 """First images whose predictions are not timed."""
@@ -44,29 +45,33 @@ class Seen:
     Args:
         latencies_ms: From the moment an image is published to the arrival of its prediction, of those that are timed.
         published: Images.
-        arrived: Of these, at the predictor.
-        replaced: Of these, by a newer one, because the model was busy.
-        predicted: Predictions made.
-        received: Of these, here.
+        image_bytes: Of one.
+        received: Predictions.
         frames: Of the last prediction.
         seconds: For which images went out.
+        before: The predictor's diagnostics before the first image, ``part.figure`` -> value.
+        after: After the last one.
     """
 
     latencies_ms: list[float] = field(default_factory=list)
     published: int = 0
-    arrived: int = 0
-    replaced: int = 0
-    predicted: int = 0
+    image_bytes: int = 0
     received: int = 0
     frames: int = 0
     seconds: float = 0.0
+    before: dict[str, str] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+
+    def counted(self, name: str) -> int:
+        """What the predictor counted from before the first image until after the last."""
+        return int(self.after.get(name, 0)) - int(self.before.get(name, 0))
 
 
 class Camera:
     """Works as a node.
 
     Args:
-        node: An rclpy node; its parameters ``bundle``, ``rate`` and ``seconds`` are declared here.
+        node: An rclpy node; its parameters ``bundle``, ``camera`` and ``seconds`` are declared here.
         output: Where the result goes.
     """
 
@@ -74,21 +79,21 @@ class Camera:
         from rclpy.qos import QoSProfile, qos_profile_sensor_data
 
         bundle = load_bundle(str(declare(node, "bundle", "", "Folder of the bundle that the predictor runs.")), verify=False)
-        rate = float(declare(node, "rate", 0.0, "Images per second; 0: the bundle's rate."))
+        camera = Stream.of(str(declare(node, "camera", "", "What it sends, see longscape_ros.bench.stream.")))
         self._seconds = float(declare(node, "seconds", 5.0, "For how long images go out."))
         self._node = node
         self._output = output
         self._manifest = bundle.manifest
-        self._message = image_message(inputs.camera_image(bundle), 0, "camera_optical_frame", message_class)
-        self._images = node.create_publisher(message_class(IMAGE), IMAGE_TOPIC, qos_profile_sensor_data)
+        self._message = camera.message(inputs.camera_image(bundle), message_class)
+        self._images = node.create_publisher(message_class(camera.type_name), IMAGE_TOPIC, qos_profile_sensor_data)
         self._commands = node.create_publisher(message_class(JOINT_TRAJECTORY), COMMAND_TOPIC, QoSProfile(depth=10))
         node.create_subscription(message_class(PREDICTED_VIDEO), PREDICTION_TOPIC, self._on_prediction, QoSProfile(depth=10))
         diagnostics = message_class("diagnostic_msgs/msg/DiagnosticArray")
         node.create_subscription(diagnostics, DIAGNOSTICS_TOPIC, self._on_diagnostics, QoSProfile(depth=10))
-        node.create_timer(1 / (rate or self._manifest.fps), self._tick)
+        node.create_timer(1 / camera.rate, self._tick)
         self._sent_s: dict[int, float] = {}
         self._timed: list[float] = []
-        self._seen = Seen()
+        self._seen = Seen(image_bytes=len(self._message.data))
         self._diagnostics: dict[str, str] = {}
         self._begin_s: float | None = None
         self._end_s: float | None = None
@@ -100,11 +105,11 @@ class Camera:
     def _tick(self) -> None:
         now_s = time.perf_counter()
         if self._end_s is not None:
-            if not self._told and now_s > self._end_s + SETTLE_S:
-                self._tell()
-        elif self._begin_s is None:
+            return
+        if self._begin_s is None:
             if self._is_joined():
                 self._begin_s = now_s
+                self._change(before=self._diagnostics)
         elif now_s > self._begin_s + self._seconds:
             self._end_s = now_s
             self._change(seconds=now_s - self._begin_s)
@@ -145,20 +150,14 @@ class Camera:
 
     def _on_diagnostics(self, message: Any) -> None:
         self._diagnostics = flat_diagnostics(message)
+        if self._end_s is not None and not self._told and time.perf_counter() > self._end_s + SETTLE_S:
+            self._tell()
 
     def _tell(self) -> None:
-        counts = {
-            "arrived": self._count("camera.images"),
-            "replaced": self._count("inference.requests_dropped"),
-            "predicted": self._count("inference.predictions"),
-        }
-        self._change(latencies_ms=self._timed, **counts)
+        self._change(latencies_ms=self._timed, after=self._diagnostics)
         self._told = True
         self._output.write(json.dumps(dataclasses.asdict(self._seen)) + "\n")
         self._output.flush()
-
-    def _count(self, name: str) -> int:
-        return int(self._diagnostics.get(name, 0))
 
     def _change(self, **changes: Any) -> None:
         self._seen = dataclasses.replace(self._seen, **changes)

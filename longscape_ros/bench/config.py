@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longscape_ros.bench.cells import Cell
+from longscape_ros.bench.stream import CAMERAS, Stream
 from longscape_ros.bundle import Manifest
 from longscape_ros.errors import InputError
 from longscape_ros.runtime.backend import AUTO
@@ -36,9 +37,11 @@ class BenchConfig:
         compare: Whether the backends are compared, each in a process of its own.
         compiled: Whether torch's graphs are compiled for the comparison too.
         end_to_end: Whether the node is run as a process, with a camera and a subscriber in another.
+        cameras: Those that the node is to keep up with, one after the other, if it is run.
+        only_cameras: Whether nothing else is measured.
 
     Raises:
-        InputError: ``seconds`` is not positive, or ``threads`` is below 1.
+        InputError: ``seconds`` is not positive, ``threads`` is below 1, or a camera is there twice.
     """
 
     backend: str = AUTO
@@ -49,12 +52,16 @@ class BenchConfig:
     compare: bool = True
     compiled: bool = False
     end_to_end: bool = True
+    cameras: tuple[Stream, ...] = CAMERAS
+    only_cameras: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
             raise InputError(f"Got {self.seconds} seconds, expected a positive time.")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"Got {self.threads} threads, expected at least 1.")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise InputError(f"Got the cameras {', '.join(map(str, self.cameras))}, expected each once.")
 
     @property
     def horizons(self) -> tuple[int, ...]:

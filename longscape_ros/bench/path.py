@@ -18,10 +18,11 @@ from longscape_ros.bags.writer import bag_types
 from longscape_ros.bench import inputs
 from longscape_ros.bench.timing import LEAST_RUNS, Spread
 from longscape_ros.contract import NANOSECONDS, Frame, PlanExtension, Prediction
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import encode_images, frame_from_image, prediction_to_message, time_message
 from longscape_ros.runtime.predictor import BESIDE_STAGES, GRAPH_STAGES, OTHER_STAGES, Predictor
 from longscape_ros.runtime.worker import InferenceWorker, Request
-from longscape_ros.timeline import Timeline, TimelineConfig, resize_rgb
+from longscape_ros.timeline import Timeline, TimelineConfig
 
 FUTURE = 32
 """Frames of a prediction."""

@@ -9,6 +9,7 @@ from longscape_ros.bench.compare import ORT, Figures, Say, compare
 from longscape_ros.bench.config import BATCHES, BenchConfig
 from longscape_ros.bench.graphs import time_graphs, time_horizons
 from longscape_ros.bench.latency import end_to_end
+from longscape_ros.bench.load import load
 from longscape_ros.bench.longscape import arithmetic
 from longscape_ros.bench.machine import describe, gpu_memory_mb, peak_rss_mb
 from longscape_ros.bench.path import FUTURE, message_path
@@ -16,7 +17,7 @@ from longscape_ros.bundle import Bundle
 from longscape_ros.runtime.backends import open_backend
 from longscape_ros.runtime.predictor import Predictor
 
-SHARES = {"graphs": 0.2, "horizons": 0.1, "path": 0.1, "candidates": 0.05, "compare": 0.4, "end_to_end": 0.15}
+SHARES = {"graphs": 0.15, "horizons": 0.1, "path": 0.1, "candidates": 0.05, "compare": 0.3, "end_to_end": 0.1, "cameras": 0.2}
 """Of the time of a run."""
 
 
@@ -34,6 +35,8 @@ def bench(bundle: Bundle, config: BenchConfig, say: Say = lambda text: None) -> 
     Raises:
         BackendError: the backend does not work here.
     """
+    if config.only_cameras:
+        return _cameras(bundle, config, config.seconds, say) | {"meta.model_id": bundle.model_id} | describe()
     seconds = {name: share * config.seconds for name, share in SHARES.items()}
     figures: Figures = {}
     gpu_before_mb = gpu_memory_mb()
@@ -72,7 +75,16 @@ def bench(bundle: Bundle, config: BenchConfig, say: Say = lambda text: None) -> 
     if config.end_to_end:
         say("Running the node, a camera and a subscriber ...")
         figures |= end_to_end(bundle, seconds["end_to_end"], config.backend, config.precision, config.threads)
+        figures |= _cameras(bundle, config, seconds["cameras"], say)
     say("Counting multiply-accumulates ...")
     peak = figures.get(f"peak_gmacs.{ORT}")
     figures |= arithmetic(bundle, peak if isinstance(peak, float) else None)
     return figures | describe()
+
+
+def _cameras(bundle: Bundle, config: BenchConfig, seconds: float, say: Say) -> Figures:
+    figures: Figures = {}
+    for camera in config.cameras:
+        say(f"Running the node with a camera of {camera.title} ...")
+        figures |= load(bundle, camera, seconds / len(config.cameras), config.backend, config.precision)
+    return figures

@@ -95,6 +95,10 @@ AIMS = (
     Aim("overhead_ms_p50", "of that outside the graphs, without waiting for the model", " ms"),
     Aim("overhead_fraction", "the same as a share", " %", 0.03, factor=100),
     Aim("latency_ms_p50", "from the camera to a subscriber in another process", " ms"),
+    Aim("camera.rgb8_640x480_30hz.cpu_outside", "a camera of 640 x 480 rgb8 at 30 Hz: CPU outside inference", " %", 0.15, factor=100),
+    Aim("camera.rgb8_640x480_30hz.images_unexplained", "of its images unaccounted for", "", 0.0),
+    Aim("camera.jpeg_1920x1080_30hz.cpu_outside", "a camera of 1920 x 1080 JPEG at 30 Hz: CPU outside inference", " %", 0.35, factor=100),
+    Aim("camera.jpeg_1920x1080_30hz.images_unexplained", "of its images unaccounted for", "", 0.0),
     Aim("ort_cpu_over_torch", "ONNX Runtime on the CPU, times as fast as PyTorch", "", 1.5, at_most=False),
     Aim("int8_over_fp32", "8-bit integers on the CPU, times as fast as single precision", "", 1.5, at_most=False),
     Aim("peak_fraction", "share of this machine's peak, denoiser in single precision", " %", 0.5, at_most=False, factor=100),
@@ -108,7 +112,8 @@ AIMS = (
 def tables(figures: Figures) -> list[Table]:
     """All tables that the figures fill, the most important first."""
     makers: Sequence[Callable[[Figures], Table]] = (
-        _summary, _sides, _missing, _horizons, _stages, _overhead, _latency, _candidates, _peaks, _batches, _graphs, _longscape, _machine,
+        _summary, _sides, _missing, _horizons, _stages, _overhead, _latency, _cameras, _candidates, _peaks, _batches, _graphs, _longscape,
+        _machine,
     )  # fmt: skip
     made = [make(figures) for make in makers]
     made[-2:-2] = [_sizes(figures, kind) for kind in _BY_SIZE]
@@ -245,6 +250,28 @@ def _latency(figures: Figures) -> Table:
     return Table("From the camera to a subscriber in another process", ("", ""), (*values, *rows), str(figures.get("meta.latency", "")))
 
 
+def _cameras(figures: Figures) -> Table:
+    columns = {
+        "images_per_s": "per second",
+        "cpu_outside": "CPU outside inference, %",
+        "cpu_graphs": "in inference, %",
+        "images": "images",
+        "images_lost": "lost on the way",
+        "images_unused": "unused",
+        "images_replaced": "replaced",
+        "images_predicted": "predicted from",
+        "images_unexplained": "unexplained",
+    }
+    names = [m[1] for name in figures if (m := re.fullmatch(r"camera\.(.+)\.cpu_outside", name))]
+    rows = []
+    for name in names:
+        shown = {figure: number(figures, f"camera.{name}.{figure}") for figure in columns}
+        texts = ("" if v is None else _short(100 * v if figure.startswith("cpu") else v) for figure, v in shown.items())
+        rows.append((str(figures.get(f"meta.camera.{name}", name)), *texts))
+    note = "The node with one thread per graph; 100 % is one core. Each image ends in one of the last columns."
+    return Table("Keeping up with cameras", ("", *columns.values()), tuple(rows), note)
+
+
 def _candidates(figures: Figures) -> Table:
     counts = sorted(int(m[1]) for name in figures if (m := re.fullmatch(r"candidates(\d+)_ms_p50", name)))
     rows = [(f"{count} candidates, costs only", *_spread(figures, f"candidates{count}_ms")) for count in counts]
@@ -284,7 +311,7 @@ def _longscape(figures: Figures) -> Table:
 
 
 def _machine(figures: Figures) -> Table:
-    shown = ("meta.not_run.", "meta.side.", "meta.latency", "meta.ort_cpu_over_torch")
+    shown = ("meta.not_run.", "meta.side.", "meta.latency", "meta.camera.", "meta.ort_cpu_over_torch")
     rows = [(n.removeprefix("meta."), str(v)) for n, v in figures.items() if n.startswith("meta.") and not n.startswith(shown) and v]
     memory = [(text, _text(figures, name)) for name, text in (("peak_rss_mb", "memory, MiB"), ("gpu_memory_mb", "GPU memory, MiB"))]
     return Table("Measured on", ("", ""), (*rows, *((text, value) for text, value in memory if value)))

@@ -26,6 +26,12 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--compiled", action="store_true", help="compare with PyTorch compiled too, which takes minutes")
     parser.add_argument("--no-compare", action="store_true", help="leave out the comparison of backends")
     parser.add_argument("--no-node", action="store_true", help="leave out the way from a camera through the node to a subscriber")
+    parser.add_argument(
+        "--camera",
+        action="append",
+        metavar="ENCODING:WIDTHxHEIGHT@RATE",
+        help="measure only whether the node keeps up with this camera, such as rgb8:640x480@30 or jpeg:1920x1080@30; may be repeated",
+    )
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write bench.md, bench.json and bench.png")
 
 
@@ -34,8 +40,10 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
     from longscape_ros.bench import BenchConfig, bench
     from longscape_ros.bench.config import FULL_SECONDS, SECONDS
     from longscape_ros.bench.report import write_report
+    from longscape_ros.bench.stream import CAMERAS, Stream
     from longscape_ros.bench.tables import tables
 
+    cameras = tuple(map(Stream.of, options.camera or ()))
     config = BenchConfig(
         backend=options.backend,
         precision=options.precision,
@@ -45,6 +53,8 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
         compare=not options.no_compare,
         compiled=options.compiled,
         end_to_end=not options.no_node,
+        cameras=cameras or CAMERAS,
+        only_cameras=bool(cameras),
     )
     bundle = bundle_of(options)
     terminal.say(f"Measuring {bundle.model_id} for about {config.seconds:g} seconds, and the time that processes need to start ...")
@@ -69,7 +79,8 @@ COMMAND = Command(
     name="bench",
     summary="measure how fast a bundle runs on this machine",
     details="Backends side by side, stages, batches, horizons, the way from a camera message to a prediction's message, the same through "
-    "the node to another process, and the share of this machine's peak. docs/benchmarks.md explains every figure.",
+    "the node to another process, whether the node keeps up with cameras, and the share of this machine's peak. docs/benchmarks.md "
+    "explains every figure.",
     example="longscape bench --json bench.json --report report",
     add_options=add_options,
     run=run,

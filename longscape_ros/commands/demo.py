@@ -18,6 +18,11 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=9000, metavar="N", help="of places and motions; from 9000 on held out (default: 9000)")
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="folder for what it leaves (default: demo)")
     parser.add_argument("--policy", action=BooleanOptionalAction, default=True, help="whether a scripted policy commands the arm")
+    parser.add_argument(
+        "--disturb",
+        metavar="KIND[:SIZE]",
+        help="disturb the arm once, for the predictor to notice: bump[:M/S], move[:M], block[:S] or grip[:S]",
+    )
     add_bundle(parser)
     add_backend(parser)
     add_precision(parser)
@@ -26,6 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Runs the demo."""
     from longscape_ros.demo import DemoConfig, run_demo
+    from longscape_ros.simulation.disturbance import parse_disturbance
 
     config = DemoConfig(
         seconds=options.seconds,
@@ -36,6 +42,7 @@ def run(options: Namespace, terminal: Terminal) -> Figures:
         policy=options.policy,
         backend=options.backend,
         precision=options.precision,
+        disturbance=parse_disturbance(options.disturb) if options.disturb else None,
     )
     return run_demo(config, console=terminal.out)
 

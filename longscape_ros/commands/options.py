@@ -74,7 +74,8 @@ def add_mapping(parser: ArgumentParser, default: str) -> None:
     group.add_argument("--mapping", metavar="FILE|NAME", help=f"the topic mapping (default: {default})")
     group.add_argument("--image-topic", metavar="TOPIC[:TYPE]", help="the camera; the type is Image, or CompressedImage for .../compressed")
     group.add_argument("--fps", type=float, metavar="HZ", help="rate of the frames to predict")
-    group.add_argument("--image-latency-ms", type=float, default=0.0, metavar="MS", help="from the scene to the image's stamp (default: 0)")
+    group.add_argument("--image-latency-ms", type=float, default=0.0, metavar="MS", help="from the scene to the image's time (default: 0)")
+    group.add_argument("--image-stamp", choices=("header", "receive"), default="header", help="what dates the images (default: header)")
     group.add_argument("--action", action="append", default=[], metavar="TOPIC:TYPE:FIELDS", help="a topic that carries actions, see above")
 
 
@@ -108,6 +109,7 @@ def _mapping_of_options(options: Namespace) -> TopicMapping:
         image_topic=topic,
         image_type=kind or (COMPRESSED_IMAGE if topic.endswith("/compressed") else IMAGE),
         image_latency_ns=round(1e6 * options.image_latency_ms),
+        image_stamp=options.image_stamp,
         fps=options.fps,
         action_sources=tuple(sources),
         dimensions=tuple(dimension for group in dimensions for dimension in group),

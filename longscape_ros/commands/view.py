@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from longscape_ros.commands.command import Command
@@ -49,7 +50,9 @@ def show(options: Namespace, terminal: Terminal) -> Figures:
 
     mapping = load_mapping(options.mapping) if options.mapping else None
     wanted = Wanted(options.namespace.rstrip("/"), options.image, mapping)
-    scene = SceneConfig(options.horizon, None if mapping is None else mapping.image_latency_ns)
+    scene = SceneConfig(options.horizon, namespace=wanted.namespace)
+    if mapping is not None:
+        scene = replace(scene, image_latency_ns=mapping.image_latency_ns, image_stamp=mapping.image_stamp)
     target = Target(
         save=options.save,
         connect=options.connect or "",

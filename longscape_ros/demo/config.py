@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longscape_ros.errors import InputError
+from longscape_ros.simulation.disturbance import DisturbanceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,10 @@ class DemoConfig:
         policy: Whether a scripted policy commands the arm; without it the arm waits for trajectories from elsewhere.
         backend: See ``longscape_ros.runtime.kinds.Wanted``; so is ``precision``.
         precision: What the model computes in.
+        disturbance: Kind and size of what disturbs the arm once, at a moment at which it makes a difference; None: nothing does.
 
     Raises:
-        InputError: ``seconds`` is not positive.
+        InputError: ``seconds`` is not positive, or there is no policy to go on while the arm is disturbed.
     """
 
     seconds: float = 60.0
@@ -35,10 +37,13 @@ class DemoConfig:
     policy: bool = True
     backend: str = "auto"
     precision: str = "auto"
+    disturbance: tuple[DisturbanceKind, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf"):
             raise InputError(f"Got {self.seconds} seconds, expected a positive number.")
+        if self.disturbance is not None and not self.policy:
+            raise InputError("Got a disturbance and no policy, expected a policy whose commands it disturbs; leave out --no-policy.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ LINE: Colour = (74, 80, 95)
 FAINT: Colour = (142, 149, 166)
 TEXT: Colour = (232, 235, 241)
 DARK: Colour = (12, 13, 16)
+ALARM: Colour = (240, 72, 72)
 EXECUTED: Colour = (176, 182, 196)
 """Motion that was executed: no expert's colour."""
 

@@ -18,12 +18,15 @@ from longscape_ros.bags.reader import raw_messages
 from longscape_ros.bags.writer import bag_store
 from longscape_ros.contract import NANOSECONDS, EndReason, Frame, Plan, Prediction, TopicMapping
 from longscape_ros.errors import InputError
-from longscape_ros.messages import frame_from_message, plan_from_message, prediction_from_message
+from longscape_ros.evaluation.surprise import DISTURBANCE_TOPIC, Truth
+from longscape_ros.images import resize_rgb
+from longscape_ros.messages import frame_from_message, nanoseconds, plan_from_message, prediction_from_message
+from longscape_ros.runtime.surprise import State
 from longscape_ros.simulation import topics
-from longscape_ros.timeline import resize_rgb
 
 PREDICTION_TOPIC = "/predictor/prediction"
 CHUNK_TOPIC = "/predictor/debug/chunk"
+SURPRISE_TOPIC = "/predictor/surprise"
 DIAGNOSTICS_TOPIC = "/diagnostics"
 
 _log = logging.getLogger(__name__)
@@ -102,6 +105,23 @@ class Executed:
             raise InputError(f"Got {text[:80]!r} on {CHUNK_TOPIC}, expected a chunk's report ({error!r}).") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """An image that was compared with what had been predicted of it, see docs/ros.md.
+
+    Args:
+        stamp_ns: The image's.
+        state: What was thought of it.
+        error: Times the error that was to be expected; NaN: not comparable.
+        place: x and y of the worst patch, in the model's pixels.
+    """
+
+    stamp_ns: int
+    state: State
+    error: float
+    place: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Commands:
     """What was commanded, the later plan replacing the earlier from its start on.
@@ -127,6 +147,8 @@ class Recording:
         predictions: In the order they were received.
         executed: Chunks of the executed motion, in the order they ended.
         diagnostics: ``<part>.<figure>`` -> what the predictor last said of itself.
+        compared: Images that were compared with what had been predicted of them, in the order they were.
+        disturbed: What nobody commanded; None: nothing was told.
     """
 
     frames: tuple[Frame, ...]
@@ -134,6 +156,8 @@ class Recording:
     predictions: tuple[Published, ...]
     executed: tuple[Executed, ...] = ()
     diagnostics: dict[str, str] = field(default_factory=dict)
+    compared: tuple[Compared, ...] = ()
+    disturbed: Truth | None = None
 
     @cached_property
     def stamps_ns(self) -> NDArray[np.int64]:
@@ -197,15 +221,23 @@ def read_recording(bag: Path, mapping: TopicMapping | None = None, prediction_to
     predictions: list[Published] = []
     executed: list[Executed] = []
     diagnostics: dict[str, str] = {}
-    for raw in raw_messages(bag, {mapping.image_topic, prediction_topic, CHUNK_TOPIC, DIAGNOSTICS_TOPIC, *sources}):
+    compared: list[Compared] = []
+    disturbed: Truth | None = None
+    others = (CHUNK_TOPIC, SURPRISE_TOPIC, DISTURBANCE_TOPIC, DIAGNOSTICS_TOPIC)
+    for raw in raw_messages(bag, {mapping.image_topic, prediction_topic, *others, *sources}):
         message: Any = bag_store().deserialize_cdr(raw.data, raw.type)
         try:
             if raw.topic == mapping.image_topic:
-                frames.append(frame_from_message(message, raw.type, raw.received_ns))
+                frames.append(frame_from_message(message, raw.type, raw.received_ns, mapping.image_stamp))
             elif raw.topic in sources:
                 plans.append(plan_from_message(message, sources[raw.topic], raw.received_ns))
             elif raw.topic == CHUNK_TOPIC:
                 executed.append(Executed.from_json(message.data))
+            elif raw.topic == SURPRISE_TOPIC:
+                place = int(message.x), int(message.y)
+                compared.append(Compared(nanoseconds(message.header.stamp), State(message.state), float(message.error), place))
+            elif raw.topic == DISTURBANCE_TOPIC:
+                disturbed = Truth.from_json(message.data)
             elif raw.topic == DIAGNOSTICS_TOPIC:
                 diagnostics |= flat_diagnostics(message)
             else:
@@ -213,7 +245,7 @@ def read_recording(bag: Path, mapping: TopicMapping | None = None, prediction_to
         except InputError as error:
             _log.warning("%s: a message on %s is left out: %s", bag, raw.topic, error)
     frames.sort(key=lambda frame: frame.stamp_ns)
-    return Recording(tuple(frames), tuple(plans), tuple(predictions), tuple(executed), diagnostics)
+    return Recording(tuple(frames), tuple(plans), tuple(predictions), tuple(executed), diagnostics, tuple(compared), disturbed)
 
 
 def flat_diagnostics(message: Any) -> dict[str, str]:

@@ -8,15 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from longscape_ros.contract import EndReason, Status
+from longscape_ros.contract import NANOSECONDS, EndReason, Status
 from longscape_ros.demo.recording import Executed, Published, Recording
 from longscape_ros.evaluation import psnr
+from longscape_ros.evaluation.surprise import count_alarms
+from longscape_ros.runtime.surprise import State
 
 HORIZONS = (1, 8, 16, 32)
 """Steps after the anchor at which predicted frames are compared with the camera's."""
 
 FULL = 32
 """Frames of a prediction of the full horizon."""
+
+NOTICED_WITHIN_S = 1.0
+"""How soon after a disturbance a surprise is taken for its doing."""
 
 COUNTERS = ("images", "frames_missing", "commands", "requests", "requests_dropped", "inference_errors")
 """What is taken from the predictor's diagnostics."""
@@ -34,8 +39,12 @@ def figures(recording: Recording) -> dict[str, float | str]:
     - ``chunk.share.<frames>``, ``chunk.reason.<name>``, ``expert.share.<number>``: shares of all chunks; ``chunks_per_prediction``.
     - ``status.<name>``: predictions of that status; ``assumed_frames_fraction``: predicted from an assumed command.
     - ``executed.chunks``, ``executed.share.<frames>``: chunks of the motion that was executed.
+    - ``surprise.compared``, ``surprise.not_comparable``: images; ``surprise.alarms``: surprises, those that follow each other within a
+      second being one; ``surprise.alarms_before``: of these, before something disturbed the robot, or all.
+    - ``disturbance.at_s``: after the first image; ``disturbance.noticed_after_s``: the first surprise after it, if there is one within a
+      second.
     - ``predictor.<counter>``: what the predictor last counted, see :data:`COUNTERS`.
-    - ``meta.model_id``, ``meta.backend``, ``meta.precision``, ``meta.threads``: texts.
+    - ``meta.model_id``, ``meta.backend``, ``meta.precision``, ``meta.threads``, ``meta.disturbance``: texts.
     """
     full = sum(len(p.prediction.frames) >= FULL for p in recording.predictions)
     found: dict[str, float | str] = {
@@ -49,7 +58,7 @@ def figures(recording: Recording) -> dict[str, float | str]:
     }
     if recording.predictions:
         found |= _times(recording.predictions) | _quality(recording) | _chunks(recording.predictions) | _states(recording.predictions)
-    return found | _executed(recording.executed) | _predictor(recording.diagnostics)
+    return found | _executed(recording.executed) | _surprise(recording) | _predictor(recording.diagnostics)
 
 
 def _times(predictions: Sequence[Published]) -> dict[str, float | str]:
@@ -109,6 +118,23 @@ def _executed(executed: Sequence[Executed]) -> dict[str, float | str]:
     lengths = Counter(chunk.length for chunk in executed)
     shares = {f"executed.share.{length}": count / len(executed) for length, count in sorted(lengths.items())}
     return {"executed.chunks": float(len(executed)), **shares}
+
+
+def _surprise(recording: Recording) -> dict[str, float | str]:
+    compared, disturbed = recording.compared, recording.disturbed
+    surprising = np.array([c.stamp_ns for c in compared if c.state is State.SURPRISED], np.int64)
+    before = surprising if disturbed is None else surprising[surprising <= disturbed.begin_ns]
+    found: dict[str, float | str] = {
+        "surprise.compared": float(sum(c.state is not State.NOT_COMPARABLE for c in compared)),
+        "surprise.not_comparable": float(sum(c.state is State.NOT_COMPARABLE for c in compared)),
+        "surprise.alarms": float(count_alarms(surprising)),
+        "surprise.alarms_before": float(count_alarms(before)),
+    }
+    if disturbed is None or not recording.frames:
+        return found
+    found |= {"disturbance.at_s": (disturbed.begin_ns - int(recording.stamps_ns[0])) / NANOSECONDS, "meta.disturbance": disturbed.name}
+    after_s = (surprising[surprising > disturbed.begin_ns] - disturbed.begin_ns) / NANOSECONDS
+    return found | ({"disturbance.noticed_after_s": float(after_s[0])} if len(after_s) and after_s[0] <= NOTICED_WITHIN_S else {})
 
 
 def _predictor(diagnostics: Mapping[str, str]) -> dict[str, float | str]:

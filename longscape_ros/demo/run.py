@@ -19,13 +19,15 @@ from longscape_ros.demo.config import DemoConfig, Outputs
 from longscape_ros.demo.graph import graph_environment, how_to_join
 from longscape_ros.demo.packages import client_library, require_packages
 from longscape_ros.demo.processes import Command, Processes
-from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC
+from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC, SURPRISE_TOPIC
 from longscape_ros.demo.sight import Listener, Sight
 from longscape_ros.demo.terminal import ProcessSight, Scene, View, make_view
 from longscape_ros.errors import HostError, InputError
 from longscape_ros.host import ended_by_sigterm
 from longscape_ros.simulation import topics
-from longscape_ros.simulation.arm import COMMAND_NAMES, choose_graphics
+from longscape_ros.simulation.arm import COMMAND_NAMES, FPS, choose_graphics
+from longscape_ros.simulation.disturbance import choose_frame
+from longscape_ros.simulation.generate import undisturbed
 from longscape_ros.simulation.skills import SKILLS
 
 READY_TIMEOUT_S = 120.0
@@ -39,6 +41,9 @@ DRIVER, PREDICTOR, POLICY, RECORDER, MONITOR = "driver", "predictor", "policy", 
 MOST_PER_S = 4.0
 """Predictions per second, however fast the machine is: enough to watch, and the recording stays small."""
 
+MOST_PER_S_DISTURBED = 10.0
+"""The same where something disturbs the arm: an image is compared when it is predicted from, and two in a row are a surprise."""
+
 CAMERA_SIZES = (16, 480)
 """Least and largest height and width of the simulated camera's images."""
 
@@ -51,6 +56,8 @@ RECORDED = (
     PREDICTION_TOPIC,
     "/predictor/model_info",
     CHUNK_TOPIC,
+    SURPRISE_TOPIC,
+    topics.DISTURBANCE_TOPIC,
     DIAGNOSTICS_TOPIC,
 )
 """Topics in the recording."""
@@ -72,7 +79,7 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> Figures:
         What ``report.json`` says, see docs/demo.md.
 
     Raises:
-        InputError: The policy cannot do the task.
+        InputError: The policy cannot do the task, or there is no moment at which the disturbance would make a difference.
         BundleError: There is no model, or it is not one of this robot.
         HostError: Something is missing on this machine, or a process ended early; what was recorded until then is kept.
         KeyboardInterrupt: Interrupted before there was anything to keep.
@@ -84,11 +91,12 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> Figures:
     bundle = load_bundle(find_bundle(config.bundle))
     bundle.require_actions(COMMAND_NAMES)
     choose_graphics()
+    disturbed_frame = _disturbed_frame(config)
     outputs = Outputs(config.output)
     outputs.clear()
     title = f"longscape demo: {config.task}, seed {config.seed}"
     with ended_by_sigterm():
-        play = _Play(config, bundle, outputs, console)
+        play = _Play(config, bundle, outputs, console, disturbed_frame)
         play.run(title)
         if not outputs.bag.exists():
             raise play.fault or KeyboardInterrupt
@@ -102,6 +110,25 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> Figures:
     return found
 
 
+def _disturbed_frame(config: DemoConfig) -> int | None:
+    """After which command the arm is disturbed; None: it is not.
+
+    Raises:
+        InputError: There is no moment at which that would make a difference.
+    """
+    if config.disturbance is None:
+        return None
+    kind, _ = config.disturbance
+    frame = choose_frame(kind, config.task, config.seed, *undisturbed(config.task, config.seed, round(config.seconds * FPS)))
+    if frame is None:
+        raise InputError(
+            f"Got the disturbance {kind} of {config.task}, seed {config.seed}, expected a moment of the first {config.seconds:g} s at "
+            "which it makes a difference: a gripper that closes on something, a hand on its way. Choose another task, kind or seed, or "
+            "more seconds."
+        )
+    return frame
+
+
 @dataclass
 class _Play:
     """The part with processes.
@@ -113,6 +140,7 @@ class _Play:
     bundle: Bundle
     outputs: Outputs
     console: Console
+    disturbed_frame: int | None = None
     figures: Figures = field(default_factory=dict)
     fault: HostError | None = None
 
@@ -146,18 +174,28 @@ class _Play:
         """Starts everything, each as soon as what it needs is there."""
         size = max(CAMERA_SIZES[0], min(CAMERA_SIZES[1], 2 * max(self.bundle.manifest.image_size)))
         episode = (f"task:={self.config.task}", f"seed:={self.config.seed}")
+        disturbance: tuple[str, ...] = ()
+        if self.config.disturbance is not None and self.disturbed_frame is not None:
+            kind, amount = self.config.disturbance
+            disturbance = f"disturbance:={kind}:{amount:g}", f"disturbance_after:={self.disturbed_frame / FPS}"
         stage.start(
             Command(
                 MONITOR, "longscape_ros.demo.monitor", _ros_arguments(f"pictures:={str(self.console.is_terminal).lower()}"), speaks=True
             )
         )
-        stage.start(Command(DRIVER, "longscape_ros.simulation.driver", _ros_arguments(*episode, f"image_size:={size}")))
+        stage.start(Command(DRIVER, "longscape_ros.simulation.driver", _ros_arguments(*episode, *disturbance, f"image_size:={size}")))
         stage.start(Command(PREDICTOR, "longscape_ros.nodes.predictor", self._predictor_arguments()))
         stage.wait("the camera's first image", DRIVER, lambda sight: sight.frames > 0)
         stage.wait("the model", PREDICTOR, lambda sight: sight.diagnostics.get("model.state") == "active")
+        if self.disturbed_frame is not None:
+            self._start_recorder(stage)  # the first command is the beginning of the time after which the arm is disturbed
         if self.config.policy:
             stage.start(Command(POLICY, "longscape_ros.simulation.policy", _ros_arguments(*episode)))
             stage.wait("the first prediction", PREDICTOR, lambda sight: sight.predictions > 0)
+        if self.disturbed_frame is None:
+            self._start_recorder(stage)
+
+    def _start_recorder(self, stage: _Stage) -> None:
         stage.start(Command(RECORDER, "longscape_ros.nodes.recorder", self._recorder_arguments(), last=True))
         stage.wait("the recorder", RECORDER, lambda sight: "recorder" in sight.nodes)
 
@@ -167,7 +205,7 @@ class _Play:
             f"model.backend:={self.config.backend}",
             f"model.precision:={self.config.precision}",
             "mapping:=simulated_arm",
-            f"prediction_rate:={MOST_PER_S}",
+            f"prediction_rate:={MOST_PER_S if self.config.disturbance is None else MOST_PER_S_DISTURBED}",
             remappings={"~/input/image": topics.IMAGE_TOPIC, "~/input/camera_info": topics.CAMERA_INFO_TOPIC},
         )
 
@@ -304,6 +342,11 @@ def _conclude(console: Console, outputs: Outputs, found: Figures) -> None:
             for h in (8, 16, 32)
             if f"psnr.model.{h}" in found
         ]
+    if "disturbance.at_s" in found:
+        after_s = found.get("disturbance.noticed_after_s")
+        noticed = "not noticed within a second" if after_s is None else f"noticed {after_s:.2f} s after that"
+        when = f"Disturbed {found['disturbance.at_s']:.1f} s after the first image ({found['meta.disturbance']})"
+        lines.append(f"{when}: {noticed}; {found['surprise.alarms_before']:.0f} alarms before")
     lines += [
         "",
         f"{outputs.video}: the camera beside what was predicted for the same moment",

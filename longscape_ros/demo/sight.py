@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.images import resize_rgb
 
 PICTURE = 32
 """Height and width of a picture in the terminal, in pixels."""

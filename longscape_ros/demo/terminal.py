@@ -22,7 +22,7 @@ from rich.text import Text
 
 from longscape_ros.demo.palette import EXECUTED, Colour, expert_colour
 from longscape_ros.demo.sight import PICTURE, ChunkSight, Sight, picture
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.images import resize_rgb
 
 LINE_EVERY_S = 5.0
 """Time between two lines where there is no terminal."""

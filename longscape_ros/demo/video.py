@@ -2,8 +2,8 @@
 """The demo's film: the camera beside what was predicted for the same moment, and the futures as they were published.
 
 Below the pictures every prediction is a bar from its newest image to the last moment it shows, cut where its chunks end and
-coloured by expert; the part that had passed when it was published is dim. Below that, the
-commands, and a strip of the chunks that the executed motion turned out to have.
+coloured by expert; the part that had passed when it was published is dim. Below that, the commands, and a strip of the chunks that the
+executed motion turned out to have. Below the camera's picture stands whether it is as predicted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw
 
 from longscape_ros.contract import NANOSECONDS
 from longscape_ros.demo.canvas import enlarge, write
-from longscape_ros.demo.palette import BACKGROUND, DARK, EXECUTED, FAINT, FUTURE, LINE, PANEL, TEXT, Colour, expert_colour, mix
+from longscape_ros.demo.palette import ALARM, BACKGROUND, DARK, EXECUTED, FAINT, FUTURE, LINE, PANEL, TEXT, Colour, expert_colour, mix
 from longscape_ros.demo.recording import Published, Recording
 from longscape_ros.evaluation import psnr
+from longscape_ros.runtime.surprise import State
 from longscape_ros.video import write_mp4
 
 HORIZONS_S = (0.4, 0.8, 1.6)
@@ -34,6 +35,12 @@ _LANES_Y, _LANE, _LANES = 508, 17, 8
 _COMMANDS_Y, _COMMANDS_HEIGHT = 668, 76
 _PAST_S, _AHEAD_S = 3.2, 1.7
 """What the bars show of the time before and after now."""
+
+_SURPRISE_SHOWN_S = 0.5
+"""For how long what was thought of an image is shown."""
+
+_PLACE = 20
+"""Half the size of the frame around the worst patch."""
 
 _LEAST_LABEL = 62
 """Pixels that a chunk must be wide to carry its name."""
@@ -53,6 +60,7 @@ class Film:
         self._start_ns = int(recording.stamps_ns[0]) if recording.frames else 0
         self._anchors = [p.prediction.anchor_ns for p in recording.predictions]
         self._commands = recording.commands()
+        self._compared_ns = [compared.stamp_ns for compared in recording.compared]
         shapes = [p.prediction.frames.shape[1:3] for p in recording.predictions]
         self._size = shapes[0] if shapes else recording.frames[0].rgb.shape[:2] if recording.frames else (1, 1)
         self._experts = sorted({expert for p in recording.predictions for expert in p.prediction.experts})
@@ -65,6 +73,7 @@ class Film:
         write(draw, (WIDTH - _MARGIN, _TITLE_Y), f"{(now_ns - self._start_ns) / NANOSECONDS:.2f} s", 26, TEXT, "rs")
         actual = self._recording.actual(now_ns, self._size)
         self._draw_tile(picture, draw, 0, actual)
+        self._draw_surprise(draw, now_ns)
         marks = []
         for column, horizon_s in enumerate(HORIZONS_S, start=1):
             published = self._published_for(now_ns, horizon_s)
@@ -73,6 +82,7 @@ class Film:
         self._draw_futures(draw, now_ns, marks)
         self._draw_executed(draw, now_ns)
         self._draw_commands(draw, now_ns)
+        self._draw_disturbance(draw, now_ns)
         x = self._x(now_ns, now_ns)
         draw.line((x, _LANES_Y - 4, x, _COMMANDS_Y + _COMMANDS_HEIGHT), fill=TEXT, width=2)
         return np.asarray(picture)
@@ -144,7 +154,36 @@ class Film:
             write(draw, (x, below + 46), f"PSNR {psnr(actual, prediction.frames[index]):.1f} dB", 16)
             write(draw, (x + _TILE, below + 46), f"if nothing moved: {psnr(actual, last):.1f} dB", 16, FAINT, "rs")
 
+    def _draw_surprise(self, draw: ImageDraw.ImageDraw, now_ns: int) -> None:
+        """Below the camera's picture: whether it is as predicted, and a frame around what is not."""
+        x, below = _MARGIN, _TILES_Y + _TILE
+        number = bisect_right(self._compared_ns, now_ns) - 1
+        if number < 0 or now_ns - self._compared_ns[number] > _SURPRISE_SHOWN_S * NANOSECONDS:
+            return
+        compared = self._recording.compared[number]
+        if compared.state is State.NOT_COMPARABLE:
+            write(draw, (x, below + 24), "not comparable: commanded anew", 16, FAINT)
+            return
+        surprised = compared.state is State.SURPRISED
+        text = f"{'not as predicted' if surprised else 'as predicted'}: {compared.error:.1f} times the error expected"
+        write(draw, (x, below + 24), text, 16, ALARM if surprised else FAINT)
+        if surprised:
+            scale = _TILE / max(self._size)
+            left = x + (_TILE - scale * self._size[1]) / 2 + scale * compared.place[0]
+            top = _TILES_Y + (_TILE - scale * self._size[0]) / 2 + scale * compared.place[1]
+            draw.rectangle((x - 3, _TILES_Y - 3, x + _TILE + 2, below + 2), outline=ALARM, width=3)
+            draw.rectangle((left - _PLACE, top - _PLACE, left + _PLACE, top + _PLACE), outline=ALARM, width=2)
+
     # ---- time ----
+
+    def _draw_disturbance(self, draw: ImageDraw.ImageDraw, now_ns: int) -> None:
+        """A line where something disturbed the arm."""
+        disturbed = self._recording.disturbed
+        if disturbed is None or not disturbed.begin_ns <= now_ns <= disturbed.begin_ns + _PAST_S * NANOSECONDS:
+            return
+        x = self._x(disturbed.begin_ns, now_ns)
+        draw.line((x, _LANES_Y, x, _COMMANDS_Y + _COMMANDS_HEIGHT), fill=ALARM, width=2)
+        write(draw, (x + 6, _COMMANDS_Y + _COMMANDS_HEIGHT - 6), disturbed.name, 14, ALARM)
 
     def _x(self, moment_ns: float, now_ns: int) -> float:
         """Where a moment is on the bars."""

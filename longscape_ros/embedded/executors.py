@@ -238,6 +238,10 @@ class Executor:
     def _execute(self, work: _Work) -> None:
         raise NotImplementedError
 
+    def _on_group_free(self) -> None:
+        """A callback has ended, and others of its group may run now."""
+        self.wake()
+
     def _run(self, work: _Work) -> None:
         """Runs a callback; a coroutine becomes a task that holds the callback's group until it ends."""
         self._here.depth = getattr(self._here, "depth", 0) + 1
@@ -354,7 +358,7 @@ class Executor:
 
         def end() -> None:
             group.ending_execution(entity)
-            self.wake()
+            self._on_group_free()
 
         return self._begin(call, end)
 
@@ -380,6 +384,9 @@ class SingleThreadedExecutor(Executor):
 
     def _execute(self, work: _Work) -> None:
         self._run(work)
+
+    def _on_group_free(self) -> None:
+        """Nothing waits meanwhile: the thread that spins looks for what is ready next."""
 
 
 class MultiThreadedExecutor(Executor):

@@ -177,7 +177,7 @@ class Graph:
     def endpoints(self, *, publishers: bool, dds_topic: str | None = None) -> list[Endpoint]:
         """All DDS writers, or all DDS readers, of the domain; of one topic by its DDS name."""
         reader = self._publications if publishers else self._subscriptions
-        samples = [sample for sample in reader.read(_MANY) if sample.sample_info.instance_state == InstanceState.Alive]
+        samples = _alive(reader)
         endpoints = (
             Endpoint(
                 sample.key.bytes,
@@ -236,15 +236,32 @@ class Graph:
 
     def _enclaves(self) -> dict[bytes, str]:
         """The enclaves of the participants that are alive, by GID."""
-        samples = self._participants.read(_MANY)
-        alive = [sample for sample in samples if sample.sample_info.instance_state == InstanceState.Alive]
-        return {sample.key.bytes: user_data_of(sample.qos).get("enclave", "/") for sample in alive}
+        return {sample.key.bytes: user_data_of(sample.qos).get("enclave", "/") for sample in _alive(self._participants)}
 
 
 def service_topics(service: str) -> tuple[str, str]:
     """The DDS topics of a service's requests and of its replies."""
     request, reply = (f"{prefix}{service}{suffix}" for prefix, suffix in _SERVICE_TOPICS)
     return request, reply
+
+
+def _alive(reader: Any) -> list[Any]:
+    """The samples of what is there, of a reader of DDS's own topics.
+
+    The binding makes each of them by calling Python from C, and turns whatever that raises into an Exception: the KeyboardInterrupt of
+    a signal that came in between too. It is told by reading again, which then succeeds.
+
+    Raises:
+        KeyboardInterrupt: See above.
+    """
+    try:
+        samples = reader.read(_MANY)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        reader.read(_MANY)
+        raise KeyboardInterrupt from error
+    return [sample for sample in samples if sample.sample_info.instance_state == InstanceState.Alive]
 
 
 def _by_name(endpoints: Iterable[Endpoint]) -> list[tuple[str, list[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import functools
+import operator
 import os
 import re
 import struct
@@ -55,7 +56,7 @@ class Message:
                 raise AssertionError(f"Invalid arguments passed to constructor: {', '.join(unknown)}")
         for field in self._LAYOUT:
             if field.name in kwargs:
-                setattr(self, field.name, kwargs[field.name])
+                field.put(self, kwargs[field.name])
             else:
                 setattr(self, field.slot, field.default())
 
@@ -86,10 +87,16 @@ class Field:
     to_store: Callable[[Any], Any]
     from_store: Callable[[Any], Any]
 
-    @property
+    @functools.cached_property
     def slot(self) -> str:
         """The attribute that holds the value."""
         return f"_{self.name}"
+
+    def put(self, message: Message, value: Any) -> None:
+        """Stores a value in a message, checked if it checks its fields."""
+        if message._check_fields and not self.check(value):
+            raise AssertionError(f"The '{self.name}' field must be of type '{self.idl}', got {value!r:.80}")
+        setattr(message, self.slot, value if self.convert is _same else self.convert(value))
 
 
 class ServiceType:
@@ -197,7 +204,8 @@ class TypeLibrary:
 
     def deserialize(self, data: bytes | memoryview, message_type: type[Message]) -> Message:
         """The message of its CDR bytes."""
-        return self._from_store(message_type, self.store.deserialize_cdr(data, message_type._TYPE_NAME))
+        view = memoryview(data)  # the parts of it are no copies
+        return self._from_store(message_type, self.store.deserialize_cdr(view, message_type._TYPE_NAME))
 
     def _to_store(self, message: Message) -> Any:
         values = [field.to_store(getattr(message, field.slot)) for field in message._LAYOUT]
@@ -341,17 +349,7 @@ def _defaults_of(text: str) -> dict[str, Any]:
 
 
 def _property(field: Field) -> property:
-    slot, convert = field.slot, field.convert
-
-    def get(message: Message) -> Any:
-        return getattr(message, slot)
-
-    def put(message: Message, value: Any) -> None:
-        if message._check_fields and not field.check(value):
-            raise AssertionError(f"The '{field.name}' field must be of type '{field.idl}', got {value!r:.80}")
-        setattr(message, slot, convert(value))
-
-    return property(get, put, doc=f"Message field '{field.name}', {field.idl}.")
+    return property(operator.attrgetter(field.slot), field.put, doc=f"Message field '{field.name}', {field.idl}.")
 
 
 def _scalar(name: str, base: str, bound: int) -> Field:

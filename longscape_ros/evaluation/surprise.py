@@ -30,7 +30,16 @@ from longscape_ros.errors import BagError, InputError
 from longscape_ros.evaluation.statistics import interval, ratio
 from longscape_ros.evaluation.windows import Window, read_episodes, task_of
 from longscape_ros.runtime.predictor import Predictor
-from longscape_ros.runtime.surprise import LEAST_STEPS, MOST_STEPS, Expectations, patch_squares, relative_errors
+from longscape_ros.runtime.surprise import (
+    LEAST_STEPS,
+    MOST_STEPS,
+    Expectation,
+    Expectations,
+    image_error,
+    patch_squares,
+    relative_errors,
+    relative_image_error,
+)
 from longscape_ros.timeline import GridEpisode
 
 DISTURBANCE_TOPIC = "/disturbance"
@@ -51,11 +60,17 @@ AGES = (2, 4, 8)
 SEEN_SHARE = 0.002
 """A disturbance can be seen if it changes this share of the pixels within the time: 8 of 64 x 64."""
 
+VISIBILITIES = ((0.01, "changes less than 1 %"), (0.03, "changes 1 % to 3 %"), (math.inf, "changes more than 3 %"))
+"""Shares of the pixels that a disturbance changes: less than so many, and how that is called."""
+
+ALL = "all"
+
 SINGLE = "a single image"
+PLACE, IMAGE = "the worst patch alone", "the whole image alone"
 PATCH, WHOLE, CAMERA, CONFIDENT = "error of the worst patch", "error of the whole image", "camera's own image", "patch over confidence"
-"""Other measures, to be compared with: a surprise need not be confirmed by a second image; errors that are not divided by what is
-expected; the camera's image instead of as the autoencoder shows it; the worst patch's error, divided by that which the model's confidence
-in the frame stands for."""
+"""Other measures, to be compared with: a surprise need not be confirmed by a second image; each of the two parts of the measure; errors
+that are not divided by what is expected; the camera's image instead of as the autoencoder shows it; the worst patch's error, divided by
+that which the model's confidence in the frame stands for."""
 
 LEAST_LOG_ERROR = -12.0
 """Natural logarithm of a mean square error, 52 dB: less than that no model is to be believed."""
@@ -71,18 +86,44 @@ class Truth:
         kind: For example ``bump``.
         size: In the kind's unit.
         begin_ns: Stamp of the last image before it.
-        seen: Whether it changes what the camera sees in time; None: unknown.
+        changed: The largest share of the pixels that it changes in time; None: unknown.
     """
 
     kind: str
     size: float
     begin_ns: int
-    seen: bool | None
+    changed: float | None
+
+    @staticmethod
+    def from_json(text: str) -> Truth:
+        """What :data:`DISTURBANCE_TOPIC` tells.
+
+        Raises:
+            InputError: It tells something else.
+        """
+        try:
+            told: dict[str, Any] = json.loads(text)
+            changed = float(max(told["changed"])) if told.get("changed") else None
+            return Truth(str(told["kind"]), float(told["size"]), int(told["begin_ns"]), changed)
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"Got {text[:80]!r} on {DISTURBANCE_TOPIC}, expected JSON with kind, size and begin_ns.") from error
 
     @property
     def name(self) -> str:
         """Kind and size."""
         return f"{self.kind} {self.size:g}"
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether it can be seen in time, as far as is known."""
+        return self.changed is None or self.changed >= SEEN_SHARE
+
+    @property
+    def visibility(self) -> str | None:
+        """How much of the image it changes, in words; None: unknown, or too little to be seen."""
+        if self.changed is None or not self.is_seen:
+            return None
+        return next(text for most, text in VISIBILITIES if self.changed < most)
 
 
 @dataclass(frozen=True)
@@ -105,8 +146,7 @@ class Watched:
 
     def alarms(self, measure: str, threshold: float) -> int:
         """Surprises, those that follow each other closely being one."""
-        at = self.stamps_ns[self.errors[measure] > threshold]
-        return int(len(at) > 0) + int((np.diff(at) >= APART_S * NANOSECONDS).sum())
+        return count_alarms(self.stamps_ns[self.errors[measure] > threshold])
 
     def delay_s(self, measure: str, threshold: float) -> float:
         """Seconds of camera time from the disturbance to the first surprise; infinite: it was not noticed in time."""
@@ -114,6 +154,11 @@ class Watched:
         after_s = (self.stamps_ns - self.truth.begin_ns) / NANOSECONDS
         noticed = (self.errors[measure] > threshold) & (after_s > 0) & (after_s <= NOTICED_WITHIN_S + 1e-6)
         return float(after_s[noticed].min()) if noticed.any() else math.inf
+
+
+def count_alarms(at_ns: NDArray[np.int64]) -> int:
+    """How many alarms surprises at these moments are, in order: those that are less than :data:`APART_S` apart are one."""
+    return int(len(at_ns) > 0) + int((np.diff(at_ns) >= APART_S * NANOSECONDS).sum())
 
 
 def measure_name(age: int) -> str:
@@ -135,12 +180,11 @@ def read_truth(bag: Path) -> Truth | None:
         return None
     store = bag_store()
     message = next(raw_messages(bag, (DISTURBANCE_TOPIC,)))
+    told: Any = store.deserialize_cdr(message.data, message.type)
     try:
-        told: dict[str, Any] = json.loads(store.deserialize_cdr(message.data, message.type).data)  # type: ignore[attr-defined]
-        seen = max(told["changed"]) >= SEEN_SHARE if told.get("changed") else None
-        return Truth(str(told["kind"]), float(told["size"]), int(told["begin_ns"]), seen)
-    except (KeyError, ValueError, TypeError) as error:
-        raise BagError(f"{bag}: found on {DISTURBANCE_TOPIC} {message.data!r}, expected JSON with kind, size and begin_ns.") from error
+        return Truth.from_json(told.data)
+    except InputError as error:
+        raise BagError(f"{bag}: {error}") from error
 
 
 def watch(predictor: Predictor, episode: GridEpisode, truth: Truth | None, every: int, seconds: float = math.inf) -> Watched:
@@ -168,7 +212,7 @@ def watch(predictor: Predictor, episode: GridEpisode, truth: Truth | None, every
         stamps.append(image.anchor_ns)
         rows.append(_errors(expectations, image, window.now, manifest.confidence))
         expectations.add(image, snapshot.motion[manifest.context - 1 :])
-    names = (*map(measure_name, AGES), CAMERA, PATCH, WHOLE, CONFIDENT)
+    names = (*map(measure_name, AGES), PLACE, IMAGE, CAMERA, PATCH, WHOLE, CONFIDENT)
     single = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
     errors = {name: _confirmed(values) for name, values in single.items()} | {SINGLE: single[USED]}
     compared = int(np.isfinite(errors[USED]).sum())
@@ -197,18 +241,22 @@ def _errors(expectations: Expectations, image: Prediction, camera: NDArray[np.ui
     for age in AGES:
         expectation = expectations.find(image.anchor_ns, least_steps=age)
         if expectation is not None:
-            errors[measure_name(age)] = float(relative_errors(expectation, image.shown).max())
+            errors[measure_name(age)] = max(_parts(expectation, image.shown))
     expectation = expectations.find(image.anchor_ns)
     if expectation is not None:
-        difference = (image.shown.astype(np.float64) - expectation.frame) / 255
         patch = math.sqrt(patch_squares(image.shown, expectation.frame).max())
-        errors |= {CAMERA: float(relative_errors(expectation, camera).max()), PATCH: patch}
-        errors[WHOLE] = float(np.sqrt(np.square(difference).mean()))
+        errors[PLACE], errors[IMAGE] = _parts(expectation, image.shown)
+        errors |= {CAMERA: max(_parts(expectation, camera)), PATCH: patch, WHOLE: image_error(image.shown, expectation.frame)}
         estimate = float(expectation.prediction.confidence[expectation.step - 1])
         if confidence is not None and 0 < estimate < 1:
             log_error = (math.log(estimate / (1 - estimate)) - confidence.offset) / confidence.slope
             errors[CONFIDENT] = patch / math.exp(max(log_error, LEAST_LOG_ERROR) / 2)
     return errors
+
+
+def _parts(expectation: Expectation, shown: NDArray[np.uint8]) -> tuple[float, float]:
+    """How many times as far off as expected the worst patch is, and the whole image."""
+    return float(relative_errors(expectation, shown).max()), relative_image_error(expectation, shown)
 
 
 def watch_bags(
@@ -281,26 +329,27 @@ def noticed(episodes: Sequence[Watched], measure: str, threshold: float) -> tupl
 
 
 def by_disturbance(episodes: Sequence[Watched]) -> dict[str, list[Watched]]:
-    """Episodes that were disturbed so that it can be seen, by kind and size."""
-    groups: dict[str, list[Watched]] = {}
-    for episode in episodes:
-        if episode.truth is not None and episode.truth.seen is not False:
-            groups.setdefault(episode.truth.name, []).append(episode)
-    return dict(sorted(groups.items()))
+    """Episodes that were disturbed so that it can be seen: by kind and size, by how much that changes the image, and :data:`ALL`."""
+    seen = [(episode, episode.truth) for episode in episodes if episode.truth is not None and episode.truth.is_seen]
+    names = sorted({truth.name for _, truth in seen})
+    groups = {name: [episode for episode, truth in seen if truth.name == name] for name in names}
+    groups |= {text: [episode for episode, truth in seen if truth.visibility == text] for _, text in VISIBILITIES}
+    groups[ALL] = [episode for episode, _ in seen]
+    return {name: group for name, group in groups.items() if group}
 
 
 def figures(train: Sequence[Watched], heldout: Sequence[Watched]) -> dict[str, float]:
     """Flat figures; see docs/commands.md. One that nothing gives is absent."""
     calm = [episode for episode in heldout if episode.truth is None]
     groups = by_disturbance(heldout)
-    unseen = sum(episode.truth is not None and episode.truth.seen is False for episode in heldout)
+    unseen = sum(episode.truth is not None and not episode.truth.is_seen for episode in heldout)
     found = {
         "train.minutes": sum(episode.seconds for episode in train) / 60,
         "train.episodes": float(len(train)),
         "heldout.minutes": sum(episode.seconds for episode in calm) / 60,
         "heldout.episodes": float(len(calm)),
         "heldout.tasks": float(len({task_of(episode.name) for episode in calm})),
-        "disturbed.seen": float(sum(map(len, groups.values()))),
+        "disturbed.seen": float(len(groups.get(ALL, ()))),
         "disturbed.not_seen": float(unseen),
     }
     for measure in train[0].errors:
@@ -312,7 +361,7 @@ def figures(train: Sequence[Watched], heldout: Sequence[Watched]) -> dict[str, f
             alarms, low, high = alarm_rate(calm, measure, threshold)
             found |= {f"{at}.threshold": threshold, f"{at}.false_alarms_per_min": alarms}
             found |= {f"ci.{at}.false_alarms_per_min.low": low, f"ci.{at}.false_alarms_per_min.high": high}
-            for name, episodes in (*groups.items(), ("all", [e for group in groups.values() for e in group])):
+            for name, episodes in groups.items():
                 share, delay_s = noticed(episodes, measure, threshold)
                 place = f"{at}.noticed.{name}"
                 found |= {place: share.count / share.total if share.total else math.nan, f"{place}.of": float(share.total)}

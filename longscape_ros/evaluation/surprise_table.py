@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from longscape_ros.evaluation.surprise import NOTICED_WITHIN_S, RATES, USED
+from longscape_ros.evaluation.surprise import ALL, NOTICED_WITHIN_S, RATES, USED
 
 
 def table(figures: Mapping[str, float | str]) -> str:
@@ -37,7 +37,7 @@ def table(figures: Mapping[str, float | str]) -> str:
     ]
     for measure in measures:
         cells = [
-            f"{_percent(number.get(f'{measure}.{rate:g}.noticed.all'))} | {number[f'{measure}.{rate:g}.false_alarms_per_min']:.1f}"
+            f"{_percent(number.get(f'{measure}.{rate:g}.noticed.{ALL}'))} | {number[f'{measure}.{rate:g}.false_alarms_per_min']:.1f}"
             for rate in RATES
         ]
         lines.append(f"| {measure}{' (used)' if measure == USED else ''} | " + " | ".join(cells) + " |")

@@ -99,9 +99,9 @@ def read_episodes(bundle: Bundle, bags: Iterable[Path], mapping: TopicMapping | 
     """
     manifest = bundle.manifest
     mapping = bundle.mapping_or(mapping)
+    size = manifest.image_size
     return [
-        episode_grid(read_episode(bag, mapping), manifest.action_space, manifest.fps, manifest.image_size, mapping.image_latency_ns)
-        for bag in bags
+        episode_grid(read_episode(bag, mapping, size), manifest.action_space, manifest.fps, size, mapping.image_latency_ns) for bag in bags
     ]
 
 

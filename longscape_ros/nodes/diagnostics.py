@@ -9,13 +9,25 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from longscape_ros.contract import NANOSECONDS
 from longscape_ros.messages import time_message
 from longscape_ros.runtime.statistics import Rolling
 
-_REFUSED_IMAGES = ("images_invalid", "frames_duplicate", "frames_out_of_order")
+_REFUSED_IMAGES = ("images_invalid", "frames_duplicate", "frames_out_of_order", "frames_ahead")
 _REFUSED_COMMANDS = ("commands_invalid", "plans_duplicate", "plans_out_of_order", "plans_past", "plans_unknown", "plans_dropped")
 _STALE = ("images_stale", "commands_stale")
 _NOT_YET = "none yet"
+
+WAITING_FOR_CLOCK = (
+    "use_sim_time is true and nothing has come on /clock; play the bag with 'ros2 bag play --clock', start the simulator, or set "
+    "use_sim_time to false."
+)
+"""Why the node has no time, and what to do."""
+
+STILL_S = 1.0
+"""Real seconds without a change after which simulated time stands still."""
+
+_OTHER_CLOCK = "synchronize the camera's clock, or set image_stamp to receive"
 
 
 class Level(IntEnum):
@@ -45,6 +57,21 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockReading:
+    """The node's clock.
+
+    Args:
+        now_ns: What it shows.
+        simulated: Whether it follows ``/clock``; it shows 0 until something came there.
+        publishers: How many publish on ``/clock``.
+    """
+
+    now_ns: int
+    simulated: bool = False
+    publishers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the diagnostics are made from.
 
@@ -59,6 +86,8 @@ class Report:
         surprise: How far the newest image that could be compared is from what was predicted of it; NaN: the commands had changed; None:
             none was compared yet.
         surprise_threshold: What is a surprise; 0: nothing is compared.
+        image_age_ms: Of images when they arrived.
+        clock: The node's.
     """
 
     state: str
@@ -70,6 +99,8 @@ class Report:
     fault: str = ""
     surprise: float | None = None
     surprise_threshold: float = 0.0
+    image_age_ms: Rolling = field(default_factory=Rolling)
+    clock: ClockReading = field(default_factory=lambda: ClockReading(0))
 
 
 class Monitor:
@@ -83,9 +114,11 @@ class Monitor:
         self.image_timeout_s = image_timeout_s
         self._before: Mapping[str, int] = {}
         self._before_s: float | None = None
+        self._clock_ns: int | None = None
+        self._clock_moved_s = 0.0  # when the clock was first seen to show that
 
     def judge(self, report: Report, now_s: float) -> tuple[Health, ...]:
-        """The health of camera, commands, inference, surprise and model.
+        """The health of clock, camera, commands, inference, surprise and model.
 
         Args:
             report: Of now.
@@ -97,24 +130,60 @@ class Monitor:
         if report.state not in ("inactive", "active"):
             level = Level.ERROR if report.fault else Level.OK
             return (Health("model", level, report.fault or f"the node is {report.state}", {"state": report.state}),)
+        clock, still = self._clock(report, news, period_s, now_s)
         return (
-            self._camera(report, news, period_s),
+            clock,
+            self._camera(report, news, period_s, still),
             _commands(report, news, period_s),
             _inference(report, news, period_s),
             _surprise(report, news),
             Health("model", *_model(report), {"state": report.state, **report.model}),
         )
 
-    def _camera(self, report: Report, news: Mapping[str, int], period_s: float) -> Health:
+    def _clock(self, report: Report, news: Mapping[str, int], period_s: float, now_s: float) -> tuple[Health, bool]:
+        """The health of the clock, and whether simulated time stands still."""
+        clock = report.clock
+        passed_s = math.nan if self._clock_ns is None else (clock.now_ns - self._clock_ns) / NANOSECONDS
+        if clock.now_ns != self._clock_ns:
+            self._clock_ns, self._clock_moved_s = clock.now_ns, now_s
+        still_s = now_s - self._clock_moved_s
+        still = clock.simulated and still_s >= STILL_S
+        values = {
+            "source": "/clock" if clock.simulated else "system",
+            "now_s": f"{clock.now_ns / NANOSECONDS:.3f}",
+            "rate": f"{passed_s / period_s:.2f}" if period_s > 0 and not math.isnan(passed_s) else _NOT_YET,
+            **_counts(report, ("messages_before_clock", "clock_jumps")),
+        }
+        if clock.simulated and clock.now_ns == 0:
+            return Health("clock", Level.STALE, WAITING_FOR_CLOCK, values), still
+        if clock.publishers > 1:
+            text = f"{clock.publishers} nodes publish on /clock, expected one; end the others"
+            return Health("clock", Level.WARN, text, values), still
+        if jumps := news.get("clock_jumps"):
+            text = f"time went back or to another source ({jumps} times); images and commands were forgotten"
+            return Health("clock", Level.WARN, text, values), still
+        if still:
+            return Health("clock", Level.WARN, f"simulated time has stood still for {still_s:.1f} s", values), still
+        return Health("clock", Level.OK, "follows /clock" if clock.simulated else "the system's", values), still
+
+    def _camera(self, report: Report, news: Mapping[str, int], period_s: float, still: bool) -> Health:
         values = {"rate_hz": _rate(news, "images", period_s), "age_s": _number(report.image_age_s)}
-        values |= _counts(report, ("images", "images_not_ready", "images_skipped", "images_stale", "frames_missing", *_REFUSED_IMAGES))
+        values |= {f"arrival_age_ms_p{percent}": _number(report.image_age_ms.percentile(percent)) for percent in (5, 50, 95)}
+        values |= _counts(report, ("images", "images_lost", "images_not_ready", "images_skipped", "images_stale", "frames_missing"))
+        values |= _counts(report, _REFUSED_IMAGES)
         refused = sum(news.get(name, 0) for name in _REFUSED_IMAGES)
+        if ahead := news.get("frames_ahead"):
+            text = f"{ahead} images are dated later than the node's clock: {_OTHER_CLOCK}"
+            return Health("camera", Level.WARN, text, values)
         if report.image_age_s is None:
             return Health("camera", Level.STALE, "no image yet", values)
         if report.image_age_s > self.image_timeout_s and not news.get("images"):
             return Health("camera", Level.STALE, f"no image for {report.image_age_s:.1f} s", values)
-        if news.get("images_stale"):
-            return Health("camera", Level.WARN, "images are old when they arrive", values)
+        if still and not news.get("images"):
+            return Health("camera", Level.OK, "no image, for simulated time stands still", values)
+        if stale := news.get("images_stale"):
+            remedy = f": {_OTHER_CLOCK}" if stale >= news.get("images", 0) else ""
+            return Health("camera", Level.WARN, f"images are old when they arrive{remedy}", values)
         if refused:
             return Health("camera", Level.WARN, f"{refused} images could not be used", values)
         return Health("camera", Level.OK, "images arrive", values)
@@ -140,7 +209,7 @@ def diagnostic_array(health: Sequence[Health], node: str, hardware_id: str, stam
 
 def _commands(report: Report, news: Mapping[str, int], period_s: float) -> Health:
     values = {"rate_hz": _rate(news, "commands", period_s)}
-    values |= _counts(report, ("commands", "commands_stale", *_REFUSED_COMMANDS, "segmentation_restarts", "clock_jumps"))
+    values |= _counts(report, ("commands", "commands_stale", *_REFUSED_COMMANDS, "segmentation_restarts"))
     refused = sum(news.get(name, 0) for name in _REFUSED_COMMANDS)
     if not report.counters.get("commands") and not refused:
         return Health("commands", Level.STALE, "no command yet", values)
@@ -157,7 +226,7 @@ def _inference(report: Report, news: Mapping[str, int], period_s: float) -> Heal
     values = {"rate_hz": _rate(news, "predictions", period_s)}
     for name, times in report.timings_ms.items():
         values |= {f"{name}_ms_p{percent}": _number(times.percentile(percent)) for percent in (5, 50, 95)}
-    values |= _counts(report, ("requests", "requests_dropped", "predictions", "inference_errors"))
+    values |= _counts(report, ("requests", "requests_dropped", "predictions", "inference_errors", "process_cpu_ms", "graphs_cpu_ms"))
     if news.get("inference_errors"):
         return Health("inference", Level.ERROR, f"{news['inference_errors']} predictions failed", values)
     if report.state != "active":

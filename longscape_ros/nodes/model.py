@@ -12,7 +12,7 @@ from longscape_ros.bags.mapping import load_mapping, mapping_to_dict
 from longscape_ros.bundle import Bundle, find_bundle, load_bundle
 from longscape_ros.contract import NANOSECONDS, PlanExtension, TopicMapping
 from longscape_ros.errors import BackendError, BundleError, InputError
-from longscape_ros.nodes.parameters import PredictorParameters
+from longscape_ros.nodes.parameters import AS_MAPPED, PredictorParameters
 from longscape_ros.nodes.pipeline import PipelineConfig
 from longscape_ros.runtime.backends import Ladder
 from longscape_ros.runtime.fallback import Condition, Serving
@@ -29,7 +29,7 @@ class Model:
     Args:
         parameters: What it was loaded for.
         bundle: The model on disk.
-        mapping: The topics that carry the action.
+        mapping: The topics that carry the action, with what the parameters say in place of what it said.
         serving: What runs it.
     """
 
@@ -51,11 +51,10 @@ class Model:
     @property
     def pipeline_config(self) -> PipelineConfig:
         """How the parameters configure the pipeline."""
-        latency_s = self.parameters.image_latency
         return PipelineConfig(
             horizon=self.parameters.horizon,
             plan_extension=PlanExtension(self.parameters.plan_extension),
-            image_latency_ns=round(latency_s * NANOSECONDS) if latency_s >= 0 else self.mapping.image_latency_ns,
+            image_latency_ns=self.mapping.image_latency_ns,
         )
 
     def info(self) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def load_model(parameters: PredictorParameters) -> Model:
         raise BundleError(
             f"Bundle {bundle.model_id} does not say which topics carry the action, expected a mapping; name one in the parameter 'mapping'."
         )
-    mapping = with_topics(mapping, parameters.action_topics)
+    mapping = with_parameters(mapping, parameters)
     bundle.require_actions(dimension.name for dimension in mapping.dimensions)
     _log.info("Warming up %s ...", bundle.model_id)
     serving = Serving(bundle, wanted_of(parameters))
@@ -136,6 +135,20 @@ def build_model(parameters: PredictorParameters) -> str:
     if how.degraded:
         raise BackendError(f"{model.bundle.model_id} runs on {how.backend} only, expected a better backend to work here: {how.cause}")
     return f"{model.bundle.model_id} is built: it runs on {how.backend} in {how.precision} ({how.device})."
+
+
+def with_parameters(mapping: TopicMapping, parameters: PredictorParameters) -> TopicMapping:
+    """The mapping with what the parameters say instead of it: topics of the action, and what dates the images.
+
+    Raises:
+        InputError: See :func:`with_topics`.
+    """
+    mapping = with_topics(mapping, parameters.action_topics)
+    if parameters.image_stamp != AS_MAPPED:
+        mapping = replace(mapping, image_stamp="receive" if parameters.image_stamp == "receive" else "header")
+    if parameters.image_latency >= 0:
+        mapping = replace(mapping, image_latency_ns=round(parameters.image_latency * NANOSECONDS))
+    return mapping
 
 
 def with_topics(mapping: TopicMapping, topics: str) -> TopicMapping:

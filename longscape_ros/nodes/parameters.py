@@ -11,14 +11,17 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
-from longscape_ros.contract import PlanExtension
+from longscape_ros.contract import PlanExtension, StampSource
 from longscape_ros.errors import InputError
 from longscape_ros.host import message_class
 from longscape_ros.messages import IMAGE, IMAGE_TYPES
 from longscape_ros.runtime.backend import AUTO, BACKENDS, PRECISIONS
 from longscape_ros.runtime.surprise import DEFAULT_THRESHOLD
+
+AS_MAPPED = "mapping"
+"""The value of ``image_stamp`` that leaves it to the mapping."""
 
 _SPEC = "parameter"
 
@@ -146,10 +149,17 @@ class PredictorParameters:
         "prediction there. Streams of single commands need hold.",
         choices=tuple(extension.value for extension in PlanExtension),
     )
+    image_stamp: str = _parameter(
+        "image_stamp",
+        AS_MAPPED,
+        "What dates an image: header, its stamp; receive, when it is received, for a camera whose clock is not synchronized; mapping, "
+        "what the mapping says.",
+        choices=(AS_MAPPED, *get_args(StampSource)),
+    )
     image_latency: float = _parameter(
         "image_latency",
         -1.0,
-        "Seconds from the moment a scene is seen to the stamp that its image gets; negative: as the mapping says.",
+        "Seconds from the moment a scene is seen to the time that dates its image (image_stamp); negative: as the mapping says.",
         low=-1.0,
         high=10.0,
     )
@@ -169,8 +179,8 @@ class PredictorParameters:
     )  # fmt: skip
     surprise_threshold: float = _parameter(
         "surprise.threshold", DEFAULT_THRESHOLD,
-        "An image is a surprise if its worst patch is more than so many times as far from what was predicted for its moment as is to be "
-        "expected there, and so was that of the image before. 0: nothing is compared.",
+        "An image is a surprise if, in its worst patch or as a whole, it is more than so many times as far from what was predicted for "
+        "its moment as is to be expected, and so was the image before. 0: nothing is compared.",
         low=0.0, high=1000.0, change=Change.LIVE,
     )  # fmt: skip
     image_step: int = _parameter(
@@ -185,6 +195,12 @@ class PredictorParameters:
     )  # fmt: skip
     diagnostics_period: float = _parameter(
         "diagnostic_updater.period", 1.0, "Seconds between two messages on /diagnostics.", low=0.05, high=3600.0, change=Change.FIXED
+    )
+    diagnostics_use_fqn: bool = _parameter(
+        "diagnostic_updater.use_fqn",
+        False,
+        "Whether diagnostics name the node with its namespace, to tell robots apart.",
+        change=Change.FIXED,
     )
 
 
@@ -231,21 +247,22 @@ def same_model(one: PredictorParameters, other: PredictorParameters) -> bool:
     return dataclasses.replace(one, **{name: getattr(other, name) for name in live}) == other
 
 
-def refusal(parameters: Iterable[Any], configured: bool) -> str:
+def refusal(parameters: Iterable[Any], configured: PredictorParameters | None) -> str:
     """Why parameters (objects with a name and a value) cannot be set now; empty: they can.
 
     Args:
         parameters: What is to be set.
-        configured: Whether the node is configured, active or not.
+        configured: What the node is configured with, active or not; None: it is not configured.
     """
-    by_name = {spec.name: spec for spec in specs()}
+    fields = {f.metadata[_SPEC].name: f for f in dataclasses.fields(PredictorParameters)}
     for parameter in parameters:
-        spec = by_name.get(parameter.name)
-        if spec is None:
+        if parameter.name not in fields:
             continue
+        spec: Spec = fields[parameter.name].metadata[_SPEC]
         if reason := spec.refusal(parameter.value):
             return reason
-        if configured and spec.change is Change.CONFIGURED:
+        unchanged = configured is None or parameter.value == getattr(configured, fields[parameter.name].name)
+        if not unchanged and spec.change is Change.CONFIGURED:  # the same value is no change: ros2 param load of what was dumped
             return f"{spec.name} takes effect when the node is configured; deactivate it and clean it up first (ros2 lifecycle set)."
     return ""
 

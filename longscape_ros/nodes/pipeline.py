@@ -19,20 +19,35 @@ from dataclasses import dataclass, replace
 from longscape_ros.bundle import Manifest
 from longscape_ros.contract import NANOSECONDS, Frame, Plan, PlanExtension, Prediction, Snapshot, Status
 from longscape_ros.errors import InputError, NotReadyError
+from longscape_ros.images import resize_rgb
 from longscape_ros.nodes.executed import ExecutedChunk, ExecutedChunks
 from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.statistics import Rolling
 from longscape_ros.runtime.surprise import Comparison, Expectation, Expectations, State, compare
 from longscape_ros.runtime.worker import InferenceWorker, Request
-from longscape_ros.timeline import CLOCK_JUMP_NS, Timeline, TimelineConfig, resize_rgb
+from longscape_ros.timeline import CLOCK_JUMP_NS, Timeline, TimelineConfig
 
-_REFUSALS = {
-    "plans_duplicate": "that repeat the ones before; they are left out.",
-    "plans_out_of_order": "older than the ones before, expected them in order; they are left out.",
-    "plans_past": "that were over before they arrived, expected some that are not; check that all clocks agree (use_sim_time).",
+_REFUSED_IMAGES = {
+    "frames_duplicate": "seen at the same time as the one before it, expected a later one; it is left out. Let the camera's driver stamp "
+    "each image anew, or set image_stamp to receive.",
+    "frames_out_of_order": "seen {behind:.3f} s before the newest one, expected them in order; it is left out. See that one camera alone "
+    "publishes on the topic; if its stamps are not in order, set image_stamp to receive.",
+    "frames_ahead": "dated {ahead:.3f} s later than the node's clock, expected one clock; it is left out. Synchronize the camera's clock, "
+    "or set image_stamp to receive; with use_sim_time its stamps must be of the time on /clock.",
+}
+"""Why a timeline refuses an image, by its counter."""
+
+_REFUSED_COMMANDS = {
+    "plans_duplicate": "that repeat the ones before, expected new ones; they are left out. See that nobody sends them twice.",
+    "plans_out_of_order": "that take effect before the ones before them, expected them in order; they are left out. See that one node "
+    "alone sends them; if its stamps are not in order, let the source's stamp be 'receive' in the topic mapping.",
+    "plans_past": "that were over {late:.3f} s before they arrived, expected some that are not; they are left out. Check that all clocks "
+    "agree (use_sim_time), or let the source's stamp be 'receive' in the topic mapping.",
     "plans_unknown": "that the model has not, or twice the same, expected its own names; correct the topic mapping.",
 }
 """Why a timeline refuses commands, by its counter."""
+
+_NO_ROOM = "Got commands and no image for too long, expected both; the oldest commands are left out. Check that the camera publishes."
 
 _log = logging.getLogger(__name__)
 
@@ -145,6 +160,10 @@ class Pipeline:
         self.active = False
         self.latency_ms = Rolling()
         """From the arrival of an image to the end of ``on_prediction``."""
+        self.graphs_cpu_ms = 0.0
+        """CPU time of the worker's thread inside the graphs, of all predictions made: with one thread per graph all that graphs used."""
+        self.image_age_ms = Rolling()
+        """Of images when they arrive; below zero: they are dated later than the node's clock."""
         self._config = config
         self._manifest = manifest
         self._timeline = Timeline(timeline_config(manifest, self.horizon, config.plan_extension, config.image_latency_ns))
@@ -232,13 +251,14 @@ class Pipeline:
         self._counters["commands"] += 1
         before = dict(self._timeline.counters)
         taken = self._timeline.add_plan(plan)
-        self._notice_jump(before)
+        counted = self._counted(before)
         if not taken:
-            kind = next(name for name, count in self._timeline.counters.items() if name in _REFUSALS and count > before[name])
-            return Trouble(kind, f"Got commands of {list(plan.names)} {_REFUSALS[kind]}")
+            kind = next(name for name in _REFUSED_COMMANDS if name in counted)
+            late_s = (plan.received_ns - plan.start_ns - int(plan.times_ns[-1])) / NANOSECONDS
+            return Trouble(kind, f"Got commands of {list(plan.names)} {_REFUSED_COMMANDS[kind].format(late=late_s)}")
         if self._moves.intersection(plan.names):
             self._commanded_until_ns[plan.names] = max(plan.received_ns, plan.start_ns + int(plan.times_ns[-1]))
-        return None
+        return Trouble("plans_dropped", _NO_ROOM) if "plans_dropped" in counted else None
 
     def add_frame(self, frame: Frame, received_ns: int) -> Outcome:
         """Takes an image, and asks for a prediction where one is due.
@@ -248,40 +268,58 @@ class Pipeline:
             received_ns: See :meth:`receive`.
         """
         self._counters["images"] += 1
+        seen_ns = frame.stamp_ns - self._config.image_latency_ns
+        self.image_age_ms.add((received_ns - seen_ns) / 1e6)
         frame = replace(frame, rgb=resize_rgb(frame.rgb, self._manifest.image_size))
+        behind_s = ((self._timeline.newest_frame_ns or 0) - seen_ns) / NANOSECONDS
         before = dict(self._timeline.counters)
-        taken = self._timeline.add_frame(frame)
-        self._notice_jump(before)
+        taken = self._timeline.add_frame(frame, received_ns)
+        counted = self._counted(before)
         if not taken:
-            kind = next(name for name in ("frames_duplicate", "frames_out_of_order") if self._timeline.counters[name] > before[name])
-            return Outcome(trouble=Trouble(kind, "Got an image that is not newer than the one before it; it is left out."))
+            kind = next(name for name in _REFUSED_IMAGES if name in counted)
+            text = _REFUSED_IMAGES[kind].format(behind=behind_s, ahead=(seen_ns - received_ns) / NANOSECONDS)
+            return Outcome(trouble=Trouble(kind, f"Got an image that was {text}"))
+        trouble = self._image_staleness(received_ns - seen_ns)
+        stale = trouble is not None
+        if "clock_jumps" in counted:
+            trouble = Trouble(
+                "clock_jumps",
+                f"Got an image that was seen {behind_s:.3f} s before the newest one, expected stamps that go forward; all images and "
+                "commands are forgotten. Play a bag with --clock and set use_sim_time; see that one camera alone publishes on the topic.",
+            )
         try:
             snapshot = self._timeline.snapshot(known_by_ns=received_ns)
         except NotReadyError as error:
             self._counters["images_not_ready"] += 1
-            return Outcome(trouble=Trouble("images_not_ready", str(error)))
+            return Outcome(trouble=trouble or Trouble("images_not_ready", str(error)))
         ended = self._executed.update(snapshot)
-        trouble = self._staleness(snapshot, received_ns)
-        if trouble is not None:
-            self._counters[trouble.kind] += 1
-        return Outcome(self._ask(snapshot, received_ns, stale=trouble is not None), trouble, ended)
+        silent = self._command_staleness(received_ns)
+        return Outcome(self._ask(snapshot, received_ns, stale=stale or silent is not None), trouble or silent, ended)
 
-    def _staleness(self, snapshot: Snapshot, received_ns: int) -> Trouble | None:
-        age_ns = received_ns - snapshot.anchor_ns
-        if 0 < self.limits.image_timeout_ns < abs(age_ns):
-            return Trouble(
-                "images_stale",
-                f"Got an image that is {age_ns / NANOSECONDS:.3f} s old, expected at most {self.limits.image_timeout_ns / NANOSECONDS:g} s "
-                "(image_timeout); synchronize the camera's clock, or set use_sim_time where a bag is played.",
-            )
+    def _image_staleness(self, age_ns: int) -> Trouble | None:
+        """Counts an image that is dated too far from the time when it arrived; what is wrong with it."""
+        if not 0 < self.limits.image_timeout_ns < abs(age_ns):
+            return None
+        self._counters["images_stale"] += 1
+        found = "is {:.3f} s old" if age_ns > 0 else "is dated {:.3f} s later than the node's clock"
+        return Trouble(
+            "images_stale",
+            f"Got an image that {found.format(abs(age_ns) / NANOSECONDS)}, expected at most "
+            f"{self.limits.image_timeout_ns / NANOSECONDS:g} s (image_timeout); synchronize the camera's clock, or set image_stamp to "
+            "receive; where a bag is played, set use_sim_time.",
+        )
+
+    def _command_staleness(self, received_ns: int) -> Trouble | None:
+        """Counts an image at which a stream of commands has been silent for too long; what is wrong with it."""
         silent_ns = received_ns - min(self._commanded_until_ns.values(), default=received_ns)
-        if 0 < self.limits.command_timeout_ns < silent_ns:
-            return Trouble(
-                "commands_stale",
-                f"Got no command for {silent_ns / NANOSECONDS:.3f} s on a stream of velocities or deltas, expected one at least every "
-                f"{self.limits.command_timeout_ns / NANOSECONDS:g} s (incoming_command_timeout); the last one is taken as held.",
-            )
-        return None
+        if not 0 < self.limits.command_timeout_ns < silent_ns:
+            return None
+        self._counters["commands_stale"] += 1
+        return Trouble(
+            "commands_stale",
+            f"Got no command for {silent_ns / NANOSECONDS:.3f} s on a stream of velocities or deltas, expected one at least every "
+            f"{self.limits.command_timeout_ns / NANOSECONDS:g} s (incoming_command_timeout); the last one is taken as held.",
+        )
 
     def _ask(self, snapshot: Snapshot, received_ns: int, stale: bool) -> Request | None:
         if not self.active:
@@ -298,7 +336,7 @@ class Pipeline:
             horizon=self.horizon,
             status=status,
             arrived_s=self._arrived_s,
-            show_anchor=asked.expectation is not None,
+            show_anchor=self.limits.surprise_threshold > 0,
         )
         self._counters["requests"] += 1
         replaced = self._worker.submit(request)
@@ -338,6 +376,7 @@ class Pipeline:
         """On the worker's thread."""
         begin_s = time.perf_counter()
         self._on_prediction(prediction)
+        self.graphs_cpu_ms += prediction.timings_ms["graphs_cpu"]
         waited_ms = sum(prediction.timings_ms[stage] for stage in ("prepare", "queue", "total"))
         self.latency_ms.add(waited_ms + 1e3 * (time.perf_counter() - begin_s))
         self._compare(prediction)
@@ -363,10 +402,12 @@ class Pipeline:
                 self._on_comparison(comparison)
         self._expectations.add(prediction, asked.snapshot.motion[self._manifest.context - 1 :])
 
-    def _notice_jump(self, before: Mapping[str, int]) -> None:
-        """The timeline flushes itself when stamps or receive times go back; the rest follows here."""
-        if self._timeline.counters["clock_jumps"] > before["clock_jumps"]:
+    def _counted(self, before: Mapping[str, int]) -> set[str]:
+        """What the timeline has counted since; where it has flushed itself because stamps went back, the rest follows here."""
+        counted = {name for name, count in self._timeline.counters.items() if count > before[name]}
+        if "clock_jumps" in counted:
             self._restart()
+        return counted
 
     def _restart(self) -> None:
         self._executed.restart()

@@ -167,7 +167,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
     # ---- diagnostics, clock, parameters ----
 
     def _diagnose(self) -> None:
-        session, name = self._session, self.get_name()
+        session, name = self._session, self.get_fully_qualified_name() if self._values.diagnostics_use_fqn else self.get_name()
         report = Report(self._state_label, fault=self._fault) if session is None else session.report(self._state_label)
         health = self._monitor.judge(report, time.monotonic())
         hardware_id = name if session is None else session.model_id
@@ -176,12 +176,11 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
 
     def _on_clock_jump(self, _: Any) -> None:
         if self._session is not None:
-            self.get_logger().warning("The clock was set back or to another source; images and commands are forgotten.")
             self._session.reset()
 
     def _on_set_parameters(self, changed: Sequence[Any]) -> Any:
         result: Any = message_class("rcl_interfaces/msg/SetParametersResult")()
-        result.reason = parameters.refusal(changed, configured=self._session is not None)
+        result.reason = parameters.refusal(changed, None if self._session is None else self._values)
         result.successful = not result.reason
         if result.successful:
             self._values = parameters.changed(self._values, changed)

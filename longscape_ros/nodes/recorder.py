@@ -2,13 +2,16 @@
 """Records topics into one MCAP file: ``python -m longscape_ros.nodes.recorder --ros-args -p output:=run.mcap -p topics:="[/a, /b]"``.
 
 Each topic is joined once somebody publishes on it, with the quality of service that is offered there, as ``ros2 bag record`` does.
-Messages are kept as the bytes that came; receive times are the node's clock's. The file appears, complete, when the node ends.
+Messages are kept as the bytes that came; receive times are the node's clock's, made strictly increasing so that they tell the order.
+Where that clock goes back (a bag in a loop, a simulation that starts anew) another file goes on, ``run_2.mcap`` and so on, for readers
+sort a file's messages by time. A file appears, complete, when the node ends or the next one begins.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +21,12 @@ from queue import Full, Queue
 from typing import Any
 
 from longscape_ros.bags.writer import BagWriter
+from longscape_ros.contract import NANOSECONDS
 from longscape_ros.errors import BagError, HostError, InputError
-from longscape_ros.host import Throttle, declare, matching_qos, message_class, run_part
+from longscape_ros.host import Throttle, declare, loss_events, matching_qos, message_class, run_part
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, compressed_message, frame_from_image, nanoseconds
+from longscape_ros.nodes.diagnostics import WAITING_FOR_CLOCK
+from longscape_ros.timeline import CLOCK_JUMP_NS
 
 AS_SENT = "as_sent"
 FORMATS = (AS_SENT, "png", "jpeg")
@@ -42,6 +48,7 @@ class _Message:
     type: str
     received_ns: int
     data: bytes
+    part: int = 1
 
 
 class Recorder:
@@ -69,7 +76,12 @@ class Recorder:
         if self._images not in FORMATS:
             raise InputError(f"Got images = {self._images!r}, expected one of {', '.join(FORMATS)}.")
         self._wanted = [node.resolve_topic_name(topic) for topic in topics]
+        self._output = output
         self._writer = BagWriter(output)
+        self._finished: list[BagWriter] = []
+        self._newest_ns: int | None = None
+        self._part = 1
+        self._early: list[tuple[str, str, bytes]] = []  # messages from before the clock runs
         self._subscriptions: dict[str, Any] = {}
         self._lost: Counter[str] = Counter()  # topic -> messages
         self._refused: Counter[str] = Counter()
@@ -88,9 +100,13 @@ class Recorder:
         self._queue.put(None)
         self._thread.join()
         self._writer.close()
-        log, counts = self._node.get_logger(), self._writer.counts
-        kept = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
-        log.info(f"Recorded {sum(counts.values())} messages to {self._writer.path}: {kept or 'nothing was published'}.")
+        log = self._node.get_logger()
+        for writer in (*self._finished, self._writer):
+            kept = ", ".join(f"{topic} {count}" for topic, count in sorted(writer.counts.items()))
+            log.info(f"Recorded {sum(writer.counts.values())} messages to {writer.path}: {kept or 'nothing was published'}.")
+        if self._early:
+            self._lost.update(topic for topic, _, _ in self._early)
+            log.warning(f"{len(self._early)} messages came, and no time to date them by: {WAITING_FOR_CLOCK}")
         for topic, count in sorted((self._lost + self._refused).items()):
             log.warning(f"{count} messages of {topic} are not in the recording: {self._lost[topic]} lost, {self._refused[topic]} refused.")
 
@@ -107,8 +123,6 @@ class Recorder:
                 self._subscriptions[topic] = self._join(topic, publishers)
 
     def _join(self, topic: str, publishers: Sequence[Any]) -> Any:
-        from rclpy.event_handler import SubscriptionEventCallbacks
-
         kind = str(publishers[0].topic_type)
         try:
             message_type = message_class(kind)
@@ -119,33 +133,61 @@ class Recorder:
             topic,
             partial(self._receive, topic, kind),
             matching_qos([publisher.qos_profile for publisher in publishers], DEPTH),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic)),
+            event_callbacks=loss_events(partial(self._on_lost, topic)),
             raw=True,
         )
 
     def _receive(self, topic: str, kind: str, data: bytes) -> None:
-        message = _Message(topic, kind, int(self._node.get_clock().now().nanoseconds), bytes(data))
+        """Takes a message; those that come before the clock runs are received when it does."""
+        now_ns = int(self._node.get_clock().now().nanoseconds)
+        if now_ns > 0:
+            early, self._early = self._early, []
+            for message in (*early, (topic, kind, bytes(data))):
+                self._put(*message, now_ns)
+        elif len(self._early) < MOST_WAITING:
+            self._early.append((topic, kind, bytes(data)))
+            if self._throttle.passes("clock", time.monotonic()):
+                self._node.get_logger().warning(f"Got a message and no time yet: {WAITING_FOR_CLOCK}")
+        else:
+            self._count_lost(topic, 1)
+
+    def _put(self, topic: str, kind: str, data: bytes, now_ns: int) -> None:
+        if self._newest_ns is not None and self._newest_ns - now_ns > CLOCK_JUMP_NS:
+            self._part += 1
+            back_s = (self._newest_ns - now_ns) / NANOSECONDS
+            self._node.get_logger().warning(
+                f"The clock went back by {back_s:.3f} s; what comes from now on is in {self._path(self._part)}."
+            )
+            self._newest_ns = None
+        self._newest_ns = now_ns if self._newest_ns is None else max(now_ns, self._newest_ns + 1)
         try:
-            self._queue.put_nowait(message)
+            self._queue.put_nowait(_Message(topic, kind, self._newest_ns, data, self._part))
         except Full:
             self._count_lost(topic, 1)
+
+    def _path(self, part: int) -> Path:
+        return self._output if part == 1 else self._output.with_name(f"{self._output.stem}_{part}{self._output.suffix}")
 
     def _on_lost(self, topic: str, event: Any) -> None:
         self._count_lost(topic, int(event.total_count_change))
 
     def _count_lost(self, topic: str, count: int) -> None:
         self._lost[topic] += count
-        if self._throttle.passes(topic, self._node.get_clock().now().nanoseconds / 1e9):
+        if self._throttle.passes(topic, time.monotonic()):
             self._node.get_logger().warning(f"{self._lost[topic]} messages of {topic} were lost so far.")
 
     # ---- on the writer's thread ----
 
     def _write_all(self) -> None:
+        part = 1
         while (message := self._queue.get()) is not None:
             if self._fault is not None:
                 self._lost[message.topic] += 1
                 continue
             try:
+                if message.part != part:
+                    part = message.part
+                    self._begin(part)
                 self._write(message)
             except BagError as error:
                 self._refused[message.topic] += 1
@@ -153,6 +195,20 @@ class Recorder:
                     self._node.get_logger().error(str(error))
             except Exception as error:  # the executor's thread ends the node
                 self._fault = error
+
+    def _begin(self, part: int) -> None:
+        """Finishes a file, and begins the next.
+
+        Raises:
+            HostError: The next one cannot be made.
+        """
+        self._writer.close()
+        self._finished.append(self._writer)
+        try:
+            self._writer = BagWriter(self._path(part))
+        except BagError as error:
+            self._finished.pop()
+            raise HostError(str(error)) from error
 
     def _write(self, message: _Message) -> None:
         compressed = self._compressed(message) if message.type == IMAGE and self._images != AS_SENT else None

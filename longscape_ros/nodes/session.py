@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -13,16 +14,20 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 
 from longscape_ros.contract import NANOSECONDS, ActionSource, Prediction
 from longscape_ros.errors import InputError
-from longscape_ros.host import Throttle, message_class
+from longscape_ros.host import Throttle, loss_events, message_class
 from longscape_ros.messages import frame_from_message, plan_from_message
-from longscape_ros.nodes.diagnostics import Report
+from longscape_ros.nodes.diagnostics import WAITING_FOR_CLOCK, ClockReading, Report
 from longscape_ros.nodes.model import Model
 from longscape_ros.nodes.outputs import CAMERA_INFO, STRING, Outputs
 from longscape_ros.nodes.parameters import PredictorParameters
 from longscape_ros.nodes.pipeline import Limits, Pipeline, Trouble
 from longscape_ros.runtime.statistics import Rolling
 
+CLOCK_TOPIC = "/clock"
 _MODEL_FIGURES = ("model_id", "bundle", "horizon", "fps")
+MOST_EARLY = 1000
+"""Commands that wait for the clock to run; the oldest make room."""
+
 T = TypeVar("T")
 
 
@@ -39,8 +44,10 @@ class Session:
         self._node = node
         self._model = model
         self._parameters = model.parameters
+        self._image_size = model.bundle.manifest.image_size
         self._throttle = Throttle()
-        self._invalid = {"images_invalid": 0, "commands_invalid": 0}
+        self._counters = {"images_lost": 0, "images_invalid": 0, "commands_invalid": 0, "messages_before_clock": 0}
+        self._early: deque[tuple[ActionSource, Any]] = deque(maxlen=MOST_EARLY)  # commands from before the clock runs
         self._remaining_horizon_ms = Rolling()
         self._outputs = Outputs(node, model.parameters)
         callbacks = (self._on_prediction, self._on_inference_error, self._outputs.publish_surprise)
@@ -74,6 +81,11 @@ class Session:
 
     def reset(self) -> None:
         """Forgets all that was received: the clock was set back or to another source."""
+        text = "Got an earlier time on the node's clock, or another source of time; all images and commands are forgotten."
+        if self._clock().publishers > 1:
+            text += " Several nodes publish on /clock, expected one: end the others."
+        self._warn(Trouble("clock_jumps", text))
+        self._early.clear()
         self._pipeline.reset()
 
     def report(self, state: str) -> Report:
@@ -83,7 +95,7 @@ class Session:
         info, condition = self._tell(), self._model.condition
         return Report(
             state=state,
-            counters=self._pipeline.counters | self._invalid,
+            counters=self._pipeline.counters | self._counters | self._cpu_ms(),
             timings_ms={
                 "latency": self._pipeline.latency_ms,
                 "inference": self._pipeline.inference_ms,
@@ -91,6 +103,8 @@ class Session:
                 "remaining_horizon": self._remaining_horizon_ms,
             },
             image_age_s=None if newest_ns is None else (self._now_ns() - newest_ns) / NANOSECONDS,
+            image_age_ms=self._pipeline.image_age_ms,
+            clock=self._clock(),
             trouble=condition.engines or condition.cause,
             surprise=None if newest is None else newest.error,
             surprise_threshold=self._parameters.surprise_threshold,
@@ -114,17 +128,22 @@ class Session:
         reliability = ReliabilityPolicy.RELIABLE if parameters.command_qos == "reliable" else ReliabilityPolicy.BEST_EFFORT
         command_qos = QoSProfile(depth=10, reliability=reliability)
         return [
-            self._join(parameters.image_type, "~/input/image", self._on_image, image_qos),
+            self._join(parameters.image_type, "~/input/image", self._on_image, image_qos, self._on_images_lost),
             self._join(CAMERA_INFO, "~/input/camera_info", self._on_camera_info, qos_profile_sensor_data),
             *(self._join(s.type, s.topic, partial(self._on_command, s), command_qos) for s in self._model.mapping.action_sources),
         ]
 
-    def _join(self, type_name: str, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
-        return self._node.create_subscription(message_class(type_name), topic, callback, qos)
+    def _join(
+        self, type_name: str, topic: str, callback: Callable[[Any], None], qos: QoSProfile, on_lost: Callable[[Any], None] | None = None
+    ) -> Any:
+        return self._node.create_subscription(message_class(type_name), topic, callback, qos, event_callbacks=loss_events(on_lost))
 
     def _on_image(self, message: Any) -> None:
+        if not self._clock_runs():
+            return
         received_ns = self._pipeline.receive(self._now_ns())
-        frame = self._read("images_invalid", lambda: frame_from_message(message, self._parameters.image_type, received_ns))
+        kind, stamp = self._parameters.image_type, self._model.mapping.image_stamp
+        frame = self._read("images_invalid", lambda: frame_from_message(message, kind, received_ns, stamp, self._image_size))
         if frame is None:
             return
         outcome = self._pipeline.add_frame(frame, received_ns)
@@ -132,7 +151,26 @@ class Session:
         for ended in outcome.ended:
             self._outputs.publish_chunk(ended)
 
+    def _on_images_lost(self, event: Any) -> None:
+        self._counters["images_lost"] += int(event.total_count_change)
+
     def _on_command(self, source: ActionSource, message: Any) -> None:
+        if self._clock_runs():
+            self._take_command(source, message)
+        else:
+            self._early.append((source, message))
+
+    def _clock_runs(self) -> bool:
+        """Whether there is a time to date a message by; commands that came before are taken as received when there is one."""
+        if self._now_ns() == 0:
+            self._counters["messages_before_clock"] += 1
+            self._warn(Trouble("messages_before_clock", f"Got a message and no time yet: {WAITING_FOR_CLOCK}"))
+            return False
+        while self._early:
+            self._take_command(*self._early.popleft())
+        return True
+
+    def _take_command(self, source: ActionSource, message: Any) -> None:
         received_ns = self._pipeline.receive(self._now_ns())
         plan = self._read("commands_invalid", lambda: plan_from_message(message, source, received_ns))
         if plan is not None:
@@ -149,8 +187,8 @@ class Session:
             text = str(error)
         except Exception as error:  # what a stranger publishes may be anything
             text = f"Got a message that cannot be read ({error!r}); it is ignored."
-        self._invalid[counter] += 1
-        self._warn(Trouble(counter, f"{text} ({self._invalid[counter]} so far.)"))
+        self._counters[counter] += 1
+        self._warn(Trouble(counter, f"{text} ({self._counters[counter]} so far.)"))
         return None
 
     # ---- out, on the worker's thread ----
@@ -174,6 +212,15 @@ class Session:
             self._model_info.publish(message_class(STRING)(data=json.dumps(info)))
             self._told = info
         return info
+
+    def _cpu_ms(self) -> dict[str, int]:
+        return {"process_cpu_ms": round(1e3 * time.process_time()), "graphs_cpu_ms": round(self._pipeline.graphs_cpu_ms)}
+
+    def _clock(self) -> ClockReading:
+        clock = self._node.get_clock()
+        simulated = bool(clock.ros_time_is_active)
+        publishers = self._node.count_publishers(CLOCK_TOPIC) if simulated else 0
+        return ClockReading(int(clock.now().nanoseconds), simulated, publishers)
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

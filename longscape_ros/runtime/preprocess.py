@@ -30,7 +30,7 @@ IR_VERSION = 9
 def preprocessing(camera: tuple[int, int], encoding: str, image_size: tuple[int, int]) -> bytes:
     """An ONNX model: ``image`` uint8 [H, W, C] -> ``rgb`` uint8 [h, w, 3].
 
-    Its pixels are those of :func:`~longscape_ros.timeline.resize_rgb`, or one level beside them where these round another way.
+    Its pixels are those of :func:`~longscape_ros.images.resize_rgb`, or one level beside them where these round another way.
 
     Args:
         camera: H, W.

@@ -7,8 +7,14 @@ image would drown; so squares of differences are averaged over small patches, an
 
 A patch with an edge that moves is always a little wrong, one that stands still hardly. So a patch's error is divided by what is to be
 expected there: how much the prediction itself moves from frame to frame, how much predictions of the moment that were made at different
-times disagree, and a floor. How many times the expected error the worst patch has, is what is compared with a threshold; it has to be
-beyond it in two images in a row, for contacts and the flips of a gripper are mistimed by an image easily.
+times disagree, and a floor.
+
+An arm that is held is off by no more than an arm that is predicted a little wrong, but everywhere. There another question tells: is the
+prediction worse than none? So the whole image's error is divided by a share of what the error would be had nothing moved since the
+prediction was made (the error of persistence, which skill scores in weather forecasting are relative to).
+
+How many times the expected error the worst patch has, or the image, whichever is more, is what is compared with a threshold; it has to
+be beyond it in two images in a row, for contacts and the flips of a gripper are mistimed by an image easily.
 
 A prediction says something of an image only if the robot was commanded until then what the prediction assumed.
 
@@ -50,6 +56,13 @@ NEAR = 9 / 64
 
 FLOOR = 0.0125
 """Error that is always expected, black to white counting as 1."""
+
+PERSISTENCE_SHARE = 0.45
+"""What is expected of the whole image: this share of the error that it would have had nothing moved since the prediction was made. The
+share makes the image's false alarms about as frequent as the worst patch's."""
+
+PERSISTENCE_FLOOR = 0.03
+"""Change of the whole image from which on that says something, likewise."""
 
 MOST_OTHERS = 3
 """Older predictions of the same moment that are looked at for disagreement."""
@@ -99,6 +112,16 @@ class Expectation:
         near = np.ones((_pixels(NEAR, self.frame),) * 2, np.uint8)
         return np.asarray(np.sqrt(FLOOR**2 + cv2.dilate(motion, near) + cv2.dilate(disagreement, near)), np.float32)
 
+    def expected_image_error(self, shown: NDArray[np.uint8]) -> float:
+        """How far off the whole image may be expected to be; infinite: it is not known what was seen when it was predicted.
+
+        Args:
+            shown: uint8 [H, W, 3], what came, as the autoencoder shows it.
+        """
+        if self.prediction.shown is None:
+            return math.inf
+        return PERSISTENCE_SHARE * math.hypot(PERSISTENCE_FLOOR, image_error(shown, self.prediction.shown))
+
     def holds(self, executed: NDArray[np.float64], space: ActionSpace) -> bool:
         """Whether the robot was commanded what was assumed, up to the image.
 
@@ -122,10 +145,10 @@ class Comparison:
         model_id: What predicted.
         state: See there.
         threshold: Beyond which errors are a surprise.
-        error: The largest of ``errors``, how many times the expected one; NaN: the two are not comparable.
+        error: The largest of ``errors``; NaN: the two are not comparable.
         shown: uint8 [H, W, 3], the image as the autoencoder shows it.
-        errors: float32 [H, W], error of the patch around each pixel, in units of what is expected there; None: the two are not
-            comparable.
+        errors: float32 [H, W], error of the patch around each pixel, in units of what is expected there; all of them raised, so that
+            the largest is that of the whole image, where that is more; None: the two are not comparable.
     """
 
     stamp_ns: int
@@ -191,7 +214,7 @@ def compare(expectation: Expectation, image: Prediction, holds: bool, threshold:
         before: Of the image that was compared before; None: there is none, and this one cannot be a surprise by itself.
     """
     assert image.shown is not None, "it was asked for"
-    errors = relative_errors(expectation, image.shown) if holds else None
+    errors = _raised(relative_errors(expectation, image.shown), relative_image_error(expectation, image.shown)) if holds else None
     error = math.nan if errors is None else float(errors.max())
     surprised = before is not None and min(before.error, error) > threshold
     state = State.NOT_COMPARABLE if errors is None else State.SURPRISED if surprised else State.EXPECTED
@@ -218,11 +241,32 @@ def relative_errors(expectation: Expectation, shown: NDArray[np.uint8]) -> NDArr
     return np.asarray(np.sqrt(patch_squares(shown, expectation.frame)) / expectation.expected_errors(), np.float32)
 
 
+def relative_image_error(expectation: Expectation, shown: NDArray[np.uint8]) -> float:
+    """How many times as far off as expected the whole image is.
+
+    Args:
+        expectation: What was predicted; its prediction has to know what it was made from (:attr:`Prediction.shown`), or this is zero.
+        shown: uint8 [H, W, 3], what came, as the autoencoder shows it.
+    """
+    return image_error(shown, expectation.frame) / expectation.expected_image_error(shown)
+
+
+def image_error(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Root of the mean square difference of two images uint8 [H, W, 3], from 0 to 1."""
+    return math.sqrt(float(np.square((one.astype(np.float32) - other) / 255).mean()))
+
+
 def patch_squares(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 [H, W], mean square difference of two images uint8 [H, W, 3] in the patch around each pixel, from 0 to 1."""
     squares = np.square((one.astype(np.float32) - other) / 255).mean(axis=2)
     size = _pixels(PATCH, one)
     return np.asarray(np.maximum(cv2.blur(squares, (size, size)), 0), np.float32)
+
+
+def _raised(errors: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+    """Errors of which the largest is ``least`` or more, in the same proportions."""
+    largest = float(errors.max())
+    return errors if largest >= least else np.asarray(errors * np.float32(least / largest), np.float32)
 
 
 def _largest(maps: Sequence[NDArray[np.float32]], image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -5,7 +5,8 @@ It publishes ``/camera/image_raw``, ``/camera/camera_info`` and ``/joint_states`
 ``/arm_controller/joint_trajectory``. Tick k happens at the nominal time t_k = t_0 + k / 20 s: the commands up to t_k are executed,
 then the image with the stamp t_k is taken. A node that is late executes every tick it missed and leaves images out, counted; stamps
 and physics never drift. Until the first trajectory begins the simulation stands still, so that the same trajectories always give
-the same run. What disturbs the arm, if anything does, is published on ``/disturbance`` when it begins.
+the same run. What disturbs the arm, if anything does, is published on ``/disturbance`` when it begins, and kept for
+those who come later.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Driver:
     """
 
     def __init__(self, node: Any) -> None:
-        from rclpy.qos import QoSProfile, qos_profile_sensor_data
+        from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 
         episode = declare_episode(node)
         size = int(declare(node, "image_size", 128, "Height and width of the images in pixels."))
@@ -53,7 +54,8 @@ class Driver:
         self._image = node.create_publisher(message_class(topics.IMAGE), topics.IMAGE_TOPIC, qos_profile_sensor_data)
         self._info = node.create_publisher(message_class(topics.CAMERA_INFO), topics.CAMERA_INFO_TOPIC, qos_profile_sensor_data)
         self._joints = node.create_publisher(message_class(topics.JOINT_STATE), topics.JOINT_STATES_TOPIC, QoSProfile(depth=10))
-        self._disturbances = node.create_publisher(message_class(topics.STRING), topics.DISTURBANCE_TOPIC, QoSProfile(depth=10))
+        kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._disturbances = node.create_publisher(message_class(topics.STRING), topics.DISTURBANCE_TOPIC, kept)
         node.create_subscription(message_class(topics.TRAJECTORY), topics.TRAJECTORY_TOPIC, self._receive, QoSProfile(depth=10))
         self.counters = {"images": 0, "images_left_out": 0, "trajectories": 0, "trajectories_refused": 0}
         self._next_ns = self._now_ns() + topics.PERIOD_NS

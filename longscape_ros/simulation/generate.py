@@ -248,7 +248,7 @@ def record(config: EpisodeConfig) -> Recording:
 
 def record_disturbed(config: EpisodeConfig, kind: DisturbanceKind, size: float) -> Recording | None:
     """Plays one episode with the commands of the undisturbed one, and disturbs it; None: there is no moment for that."""
-    commands, near = _undisturbed(config)
+    commands, near = undisturbed(config.task, config.seed, config.frames)
     frame = choose_frame(kind, config.task, config.seed, commands, near)
     if frame is None:
         return None
@@ -269,17 +269,17 @@ def record_disturbed(config: EpisodeConfig, kind: DisturbanceKind, size: float) 
     return Recording(np.stack(images), np.stack(measured), np.stack(objects), commands, intrinsics, disturbance, changed)
 
 
-def _undisturbed(config: EpisodeConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The commands float64 [N + PLAN_STEPS, 4], and how far the object is from the hand at each frame, float64 [N]."""
-    arm = SimulatedArm(config.task, config.seed)
-    operator = Operator(arm, config.seed)
+def undisturbed(task: str, seed: int, frames: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The commands float64 [N + PLAN_STEPS, 4], and how far the object is from the hand at each of N frames, float64 [N]."""
+    arm = SimulatedArm(task, seed)
+    operator = Operator(arm, seed)
     commands, near = [], []
-    for _ in range(config.frames + topics.PLAN_STEPS):
+    for _ in range(frames + topics.PLAN_STEPS):
         near.append(float(np.linalg.norm(arm.object - arm.hand)))
         commands.append(operator.command())
         arm.step(commands[-1])
     arm.close()
-    return np.stack(commands), np.array(near[: config.frames])
+    return np.stack(commands), np.array(near[:frames])
 
 
 def _look_ahead(arm: SimulatedArm, commands: NDArray[np.float64]) -> list[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from longscape_ros.embedded import ensure_rclpy
 from longscape_ros.errors import InputError
-from longscape_ros.host import matching_qos, message_class
+from longscape_ros.host import loss_events, matching_qos, message_class
 from longscape_ros.view.drawing import Drawing
 from longscape_ros.view.feed import Feed
 from longscape_ros.view.scene import Scene, SceneConfig
@@ -107,8 +107,6 @@ class Listener:
         return channel.part is not Part.COMMANDS or settled
 
     def _join(self, channel: Channel, publishers: Sequence[Any]) -> None:
-        from rclpy.event_handler import SubscriptionEventCallbacks
-
         if not publishers:
             return  # it has just gone
         try:
@@ -127,7 +125,7 @@ class Listener:
             channel.topic,
             partial(self._receive, channel),
             matching_qos([publisher.qos_profile for publisher in publishers], DEPTH),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+            event_callbacks=loss_events(self._on_lost),
         )
         _log.info("Showing %s as %s.", channel.topic, channel.part.value)
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longscape_ros.bags.mapping import mapping_from_dict
-from longscape_ros.contract import NANOSECONDS, EndReason, Prediction, Status, TopicMapping
+from longscape_ros.contract import NANOSECONDS, EndReason, Prediction, StampSource, Status, TopicMapping
 from longscape_ros.errors import InputError
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import (
     COMPRESSED_IMAGE,
     IMAGE_TYPES,
@@ -30,7 +31,6 @@ from longscape_ros.messages import (
     nanoseconds,
     prediction_from_message,
 )
-from longscape_ros.timeline import resize_rgb
 from longscape_ros.view import items
 from longscape_ros.view.items import Box, Boxes, Item, Number, Picture, State, Text
 from longscape_ros.view.plans import InForce, read_plan
@@ -80,13 +80,17 @@ class SceneConfig:
 
     Args:
         horizon: The predicted frame that is shown beside the camera, from 1 on; 0: the last one.
-        image_latency_ns: How long before its stamp an image was really seen; None: what the predictor's mapping says.
+        image_latency_ns: How long before the time that dates it an image was really seen; None: what the predictor's mapping says.
+        image_stamp: What dates the camera's images; None: what the predictor's mapping says.
         has_camera: Whether there is a camera to follow.
+        namespace: ``/robot_1``; of nodes that name themselves with their namespace in diagnostics only those in it are shown. Empty: all.
     """
 
     horizon: int = 0
     image_latency_ns: int | None = None
+    image_stamp: StampSource | None = None
     has_camera: bool = True
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         if self.horizon < 0:
@@ -174,8 +178,12 @@ class Scene:
             return 0 if self.mapping is None else self.mapping.image_latency_ns
         return self.config.image_latency_ns
 
+    @property
+    def _image_stamp(self) -> StampSource:
+        return self.config.image_stamp or ("header" if self.mapping is None else self.mapping.image_stamp)
+
     def _camera(self, channel: Channel, message: Any, received_ns: int) -> Iterator[Item]:
-        frame = frame_from_message(message, channel.type, received_ns)
+        frame = frame_from_message(message, channel.type, received_ns, self._image_stamp)
         shown_ns = frame.stamp_ns - self._latency_ns
         if self._newest_ns is not None and shown_ns < self._newest_ns - BACK_NS:
             back_s = (self._newest_ns - shown_ns) / NANOSECONDS
@@ -239,7 +247,7 @@ class Scene:
         place = f"{items.SURPRISE}/{channel.name or items.SURPRISE}"
         if channel.type in IMAGE_TYPES:
             frame = frame_from_message(message, channel.type, received_ns)
-            yield Item(place, frame.stamp_ns - self._latency_ns, received_ns, _picture(frame.rgb, message, channel.type))
+            yield Item(place, frame.stamp_ns, received_ns, _picture(frame.rgb, message, channel.type))
         elif channel.type == SURPRISE:
             shown_ns = nanoseconds(message.header.stamp) or received_ns
             yield Item(place, shown_ns, received_ns, Number(float(message.error)))
@@ -257,15 +265,19 @@ class Scene:
             yield Item(entity, shown_ns, received_ns, state)
 
     def _diagnostics(self, message: Any, received_ns: int) -> Iterator[Item]:
+        """Of every node that says how it is, most as ``NODE: PART``; with ``use_fqn`` the node's namespace is a part of its name."""
         shown_ns = nanoseconds(message.header.stamp) or received_ns
         for status in message.status:
             name = str(status.name)
+            node, _, part = name.rpartition(": ")
+            if node.startswith("/") and not node.startswith(f"{self.config.namespace}/"):
+                continue
             number = status.level[0] if isinstance(status.level, bytes) else int(status.level)
             level, colour = LEVELS[min(number, len(LEVELS) - 1)]
             state = State(level, colour)
             values = "\n".join(f"| {_cell(pair.key)} | {_cell(pair.value)} |" for pair in status.values)
             self._report[name] = f"### {name}: {level}\n\n{_cell(status.message)}\n\n| | |\n|---|---|\n{values}\n"
-            yield from self._changed(f"{items.DIAGNOSTICS}/{name.rpartition(': ')[2]}", shown_ns, received_ns, state)
+            yield from self._changed("/".join(filter(None, (items.DIAGNOSTICS, node.strip("/"), part))), shown_ns, received_ns, state)
         yield Item(items.REPORT, shown_ns, received_ns, Text("\n".join(self._report[name] for name in sorted(self._report))))
 
     def _model(self, text: str, received_ns: int) -> Item:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from longscape_ros.bags.mapping import load_mapping
+from longscape_ros.bags.measured import read_frames
 from longscape_ros.bags.reader import find_bags, raw_messages, read_episode, stream, topics
 from longscape_ros.bags.writer import BagWriter, bag_store, bag_types
 from longscape_ros.contract import ActionDimension, ActionSource, ActionSpace, Frame, Plan, TopicMapping
@@ -79,6 +82,27 @@ def test_the_camera_is_found_compressed_or_not(tmp_path, mapped):
         fps=10.0,
     )
     np.testing.assert_array_equal(read_episode(path, mapping).frames[3].rgb, picture(3))
+
+
+def test_images_dated_by_their_arrival_have_the_times_of_their_receipt(tmp_path):
+    with BagWriter(tmp_path / "bag.mcap") as bag:
+        for k in range(3):
+            bag.write("/camera/image_raw", IMAGE, (k + 1) * STEP_NS, image_message(picture(k), 7_000 * STEP_NS - k, "lens", TYPES))
+        bag.write("/gripper", FLOAT, STEP_NS, TYPES(FLOAT)(data=1.0))
+    received = replace(MAPPING, image_stamp="receive")
+    assert [frame.stamp_ns for frame in read_episode(tmp_path / "bag.mcap", received).frames] == [STEP_NS, 2 * STEP_NS, 3 * STEP_NS]
+    stamps, _ = read_frames(tmp_path / "bag.mcap", replace(received, image_latency_ns=5), (4, 4))
+    assert stamps.tolist() == [STEP_NS - 5, 2 * STEP_NS - 5, 3 * STEP_NS - 5]
+
+
+def test_images_whose_clock_is_another_are_warned_about(tmp_path, caplog):
+    with BagWriter(tmp_path / "bag.mcap") as bag:
+        for k in range(3):
+            bag.write("/camera/image_raw", IMAGE, (k + 1) * STEP_NS, image_message(picture(k), 7_000 * STEP_NS + k, "lens", TYPES))
+        bag.write("/gripper", FLOAT, STEP_NS, TYPES(FLOAT)(data=1.0))
+    read_episode(tmp_path / "bag.mcap", MAPPING)
+    assert "3 of 3 images were received more than a second off their stamps" in caplog.text
+    assert "set image_stamp to receive" in caplog.text
 
 
 def test_raw_messages_are_what_was_written(recording):

@@ -36,6 +36,13 @@ def test_the_simulated_arms_mapping_names_the_topics_that_it_publishes():
 def test_what_is_left_out_has_defaults():
     mapping = mapping_from_dict(DOCUMENT)
     assert (mapping.image_type, mapping.image_latency_ns, mapping.dimensions[0].unit) == ("sensor_msgs/msg/Image", 0, "1")
+    assert mapping.image_stamp == "header"
+
+
+def test_images_may_be_dated_by_their_arrival():
+    mapping = mapping_from_dict(DOCUMENT | {"image_stamp": "receive"})
+    assert mapping.image_stamp == "receive"
+    assert mapping_from_dict(mapping_to_dict(mapping)) == mapping
 
 
 def test_an_unknown_name_lists_the_mappings_that_ship():
@@ -57,6 +64,7 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path):
         (("fps",), None, r"without \['fps'\]"),
         (("fps",), "fast", "expected numbers"),
         (("fps",), -1, "expected a positive rate"),
+        (("image_stamp",), "trust me", "expected 'header' or 'receive'"),
         (("extra",), 1, r"unknown keys \['extra'\]"),
         (("action_sources",), {}, "expected a list"),
         (("action_sources", 0, "fields"), {}, "expected 'name: place in the message'"),

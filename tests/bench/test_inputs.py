@@ -13,8 +13,8 @@ from longscape_ros.bench import inputs, longscape
 from longscape_ros.bench.longscape import EVALUATIONS, PARAMETERS, STEPS, TOKENS_PER_LATENT, arithmetic, chunk_flops
 from longscape_ros.bundle import Bundle
 from longscape_ros.contract import ActionDimension, ActionSpace
+from longscape_ros.images import resize_rgb
 from longscape_ros.segmentation import segment
-from longscape_ros.timeline import resize_rgb
 
 
 def test_a_camera_image_shrinks_to_the_context_it_was_made_of(tmp_path: Path) -> None:

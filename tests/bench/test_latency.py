@@ -8,7 +8,7 @@ import importlib.util
 import pytest
 from support.hosts import skip_unless_installed
 
-from longscape_ros.bench import latency
+from longscape_ros.bench import node
 from longscape_ros.bench.camera import WARM_UP, Seen
 from longscape_ros.bench.latency import end_to_end, figures_of
 from longscape_ros.bundle import Bundle
@@ -16,7 +16,9 @@ from longscape_ros.bundle import Bundle
 
 def test_what_was_lost_and_what_was_replaced_is_counted() -> None:
     latencies = [float(k) for k in range(1, 102)]
-    seen = Seen(latencies, published=100, arrived=98, replaced=30, predicted=68, received=66, frames=32, seconds=4)
+    before = {"camera.images": "7", "inference.requests_dropped": "1", "inference.predictions": "2"}
+    after = {"camera.images": "105", "inference.requests_dropped": "31", "inference.predictions": "70"}
+    seen = Seen(latencies, published=100, received=66, frames=32, seconds=4, before=before, after=after)
     assert figures_of(seen) == {
         "latency_ms_p50": 51.0,
         "latency_ms_p95": 96.0,
@@ -39,8 +41,8 @@ def test_without_ros_and_dds_the_reason_is_told(bundle: Bundle, monkeypatch: pyt
 
 
 def test_a_node_that_does_not_start_is_told_with_its_last_words(bundle: Bundle) -> None:
-    if latency.why_not():
-        pytest.skip(latency.why_not())
+    if node.why_not():
+        pytest.skip(node.why_not())
     figures = end_to_end(bundle, 1.0, "abacus", "auto", 1)
     assert "process predictor ended" in str(figures["meta.not_run.latency"])
 

@@ -103,6 +103,18 @@ def test_stages_without_time_have_no_row() -> None:
     assert found("Outside the graphs").rows == (("resized", "0.70"), ("all", "3.80"))
 
 
+def test_cameras_have_a_row_each_with_what_became_of_their_images() -> None:
+    ends = {"lost": 1.0, "unused": 2.0, "replaced": 200.0, "predicted": 36.0, "unexplained": 0.0}
+    at = "camera.rgb8_640x480_30hz"
+    figures: dict[str, float | str] = {f"{at}.images_{end}": count for end, count in ends.items()}
+    figures |= {f"{at}.cpu_outside": 0.125, f"{at}.cpu_graphs": 0.9, f"{at}.images": 239.0, f"{at}.images_per_s": 29.9}
+    figures |= {f"meta.{at}": "640 x 480 rgb8 at 30 Hz"}
+    table = found("Keeping up with cameras", figures)
+    assert table.rows == (("640 x 480 rgb8 at 30 Hz", "29.9", "12.5", "90", "239", "1", "2", "200", "36", "0"),)
+    summary = found("What it comes to", figures)
+    assert cells(summary, "a camera of 640 x 480 rgb8 at 30 Hz: CPU outside inference") == ("12.5 %", "", "at most 15 %: yes")
+
+
 def test_batches_get_a_table_of_their_own_when_there_are_many() -> None:
     titles = [table.title for table in tables(FIGURES)]
     assert "Chunks in batches, ms" not in titles

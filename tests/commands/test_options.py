@@ -56,6 +56,12 @@ def test_the_latency_is_given_in_milliseconds():
     assert found.image_latency_ns == 12_500_000
 
 
+def test_images_can_be_dated_by_their_arrival():
+    action = "--image-topic /a --fps 10 --action /g:std_msgs/msg/Float64:g=data"
+    found = [mapping(f"{action}{option}") for option in ("", " --image-stamp receive")]
+    assert [m.image_stamp for m in found if m is not None] == ["header", "receive"]
+
+
 def test_without_options_there_is_no_mapping():
     assert mapping("") is None
 

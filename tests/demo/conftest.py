@@ -14,11 +14,13 @@ from support.tiny_bundle import write_tiny_bundle
 
 from longscape_ros.bags.writer import BagWriter, bag_types
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Chunk, EndReason, Prediction
-from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC, Recording, read_recording
+from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICTION_TOPIC, SURPRISE_TOPIC, Recording, read_recording
+from longscape_ros.images import resize_rgb
 from longscape_ros.messages import image_message, prediction_to_message, time_message
+from longscape_ros.runtime.surprise import State
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES
-from longscape_ros.timeline import resize_rgb
+from longscape_ros.simulation.disturbance import Disturbance, report
 
 START_NS = 1_700_000_000 * NANOSECONDS
 FRAMES = 100
@@ -28,6 +30,16 @@ ANCHORS = (5, 20, 35, 50, 65)
 CHUNKS = (Chunk(0, 8, 8, EndReason.MOTION), Chunk(8, 24, 24, EndReason.GRIPPER))
 EXPERTS = (0, 2)
 LOST_FRAME = 80
+DISTURBED_FRAME = 60
+COMPARED = (
+    (20, State.EXPECTED, 0.5),
+    (24, State.SURPRISED, 3.0),
+    (26, State.SURPRISED, 2.5),
+    (48, State.NOT_COMPARABLE, float("nan")),
+    (62, State.EXPECTED, 2.2),
+    (64, State.SURPRISED, 4.0),
+)
+"""Frame, and what was thought of it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Written:
 
     path: Path
     frames: tuple[np.ndarray, ...]
+    compared: tuple[tuple[int, State, float], ...] = COMPARED
 
 
 def camera_image(k: int) -> np.ndarray:
@@ -87,11 +100,22 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         messages.append((stamp_ns(anchor) + LATENCY_NS, PREDICTION_TOPIC, "longscape_msgs/msg/PredictedVideo", video))
     chunk = {"begin_ns": stamp_ns(10), "end_ns": stamp_ns(26), "length": 16, "reason": "MOTION"}
     messages.append((stamp_ns(26), CHUNK_TOPIC, topics.STRING, types(topics.STRING)(data=json.dumps(chunk))))
+    told = report(Disturbance("bump", 1.0, DISTURBED_FRAME), stamp_ns(DISTURBED_FRAME), topics.PERIOD_NS)
+    messages.append((stamp_ns(DISTURBED_FRAME), topics.DISTURBANCE_TOPIC, topics.STRING, types(topics.STRING)(data=told)))
+    for k, state, error in COMPARED:
+        messages.append((stamp_ns(k) + LATENCY_NS, SURPRISE_TOPIC, "longscape_msgs/msg/Surprise", _surprise(types, k, state, error)))
     messages.append((stamp_ns(90), DIAGNOSTICS_TOPIC, "diagnostic_msgs/msg/DiagnosticArray", _diagnostics(types)))
     with BagWriter(path) as writer:
         for received_ns, topic, kind, message in sorted(messages, key=lambda m: m[0]):
             writer.write(topic, kind, received_ns, message)
     return Written(path, images)
+
+
+def _surprise(types, k: int, state: State, error: float):
+    header = types("std_msgs/msg/Header")(stamp=time_message(stamp_ns(k), types), frame_id="camera_optical_frame")
+    predicted_at = time_message(stamp_ns(k - 4), types)
+    kind = types("longscape_msgs/msg/Surprise")
+    return kind(header=header, state=int(state), error=error, threshold=2.0, predicted_at=predicted_at, x=3, y=5, model_id="exact@0")
 
 
 def _diagnostics(types):

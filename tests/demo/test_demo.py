@@ -78,6 +78,27 @@ def test_a_demo_leaves_a_film_a_sheet_a_recording_and_a_report_and_no_process(de
     assert {name: again[name] for name in again} == {name: found[name] for name in again}
 
 
+def test_a_demo_that_is_disturbed_tells_when_and_records_what_was_thought_of_it(demo_host, arm_bundle, tmp_path, mark):
+    outputs = Outputs(tmp_path / "demo")
+    console = quiet()
+    found = run_demo(DemoConfig(seconds=8, output=outputs.folder, bundle=arm_bundle, disturbance=("bump", 1.0)), console)
+    assert marked(mark) == []
+    assert found["meta.disturbance"] == "bump 1"
+    assert "disturbance.at_s" in found
+    assert found["surprise.compared"] > 0
+    assert {"/disturbance", "/predictor/surprise"} <= set(topics(outputs.bag))
+    assert "Disturbed " in console.file.getvalue()
+
+
+def test_a_disturbance_without_a_moment_for_it_is_refused_before_anything_is_started(demo_host, arm_bundle, tmp_path, mark):
+    config = DemoConfig(seconds=4, task="reach", output=tmp_path / "demo", bundle=arm_bundle, disturbance=("grip", 1.0))
+    with pytest.raises(InputError, match=r"Got the disturbance grip of reach, seed 9000, expected a moment of the first 4 s"):
+        run_demo(config, quiet())
+    assert not config.output.exists()
+    with pytest.raises(InputError, match="expected a policy"):
+        DemoConfig(policy=False, disturbance=("bump", 1.0))
+
+
 def test_an_interrupt_ends_a_demo_early_and_keeps_what_there_is(demo_host, arm_bundle, tmp_path, mark):
     outputs = Outputs(tmp_path / "demo")
     script = (

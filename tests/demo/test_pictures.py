@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from longscape_ros.demo.palette import EXECUTED, PANEL, expert_colour, mix
+from longscape_ros.demo.palette import ALARM, EXECUTED, PANEL, expert_colour, mix
 from longscape_ros.demo.recording import Recording
 
 pytest.importorskip("PIL", reason="no pillow; install it with: pip install 'longscape_ros[video]'")
@@ -63,6 +63,17 @@ def test_an_executed_chunk_is_drawn_once_it_has_ended(recording):
     assert has(film.draw(recording.frames[40].stamp_ns), EXECUTED)
     assert has(only_executed.draw(recording.frames[40].stamp_ns), EXECUTED)
     assert not has(only_executed.draw(recording.frames[20].stamp_ns), EXECUTED)
+
+
+def test_a_film_frames_what_was_not_as_predicted_and_marks_what_disturbed_the_robot(recording):
+    film = Film(recording)
+    assert not has(film.draw(recording.frames[20].stamp_ns), ALARM)
+    surprised = film.draw(recording.frames[24].stamp_ns)
+    assert has(tile(surprised, 0), ALARM)
+    assert not has(surprised[508:], ALARM)
+    disturbed = film.draw(recording.frames[62].stamp_ns)
+    assert has(disturbed[508:], ALARM)
+    assert not has(disturbed[:508], ALARM)
 
 
 @pytest.mark.parametrize("parts", ["frames", "plans", "predictions"])

@@ -23,6 +23,14 @@ def test_a_recording_has_all_that_was_on_the_topics(recording, written):
     assert recording.diagnostics["inference"] == "predicting"
 
 
+def test_what_was_thought_of_the_images_and_what_disturbed_the_robot_is_read_too(recording, written):
+    assert [(c.stamp_ns, c.state) for c in recording.compared] == [(START_NS + k * PERIOD_NS, state) for k, state, _ in written.compared]
+    assert recording.compared[1].error == 3.0
+    assert recording.compared[1].place == (3, 5)
+    assert recording.disturbed is not None
+    assert (recording.disturbed.name, recording.disturbed.begin_ns) == ("bump 1", START_NS + 60 * PERIOD_NS)
+
+
 def test_a_lost_image_is_missed_and_not_replaced(recording):
     assert recording.missing_frames == 1
     assert recording.span_s == pytest.approx(5.0)

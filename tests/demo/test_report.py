@@ -10,6 +10,7 @@ import pytest
 from longscape_ros.demo.recording import Recording
 from longscape_ros.demo.report import HORIZONS, figures
 from longscape_ros.evaluation import HIGHEST_PSNR
+from longscape_ros.runtime.surprise import State
 
 
 def test_rates_and_times_are_those_of_the_messages(recording):
@@ -43,6 +44,17 @@ def test_what_the_predictor_says_of_itself_is_in_the_report(recording):
     found = figures(recording)
     assert found["predictor.requests_dropped"] == 7.0
     assert (found["meta.backend"], found["meta.model_id"]) == ("ort_cpu", "exact@0")
+
+
+def test_surprises_are_counted_and_the_first_after_a_disturbance_is_timed(recording):
+    found = figures(recording)
+    assert (found["surprise.compared"], found["surprise.not_comparable"]) == (5.0, 1.0)
+    assert (found["surprise.alarms"], found["surprise.alarms_before"]) == (2.0, 1.0)
+    assert (found["disturbance.at_s"], found["meta.disturbance"]) == (3.0, "bump 1")
+    assert found["disturbance.noticed_after_s"] == pytest.approx(0.2)
+    calm = tuple(compared for compared in recording.compared if compared.state is not State.SURPRISED)
+    assert "disturbance.noticed_after_s" not in figures(replace(recording, compared=calm))
+    assert not any(name.startswith("disturbance.") for name in figures(replace(recording, disturbed=None)))
 
 
 def test_a_short_prediction_counts_but_not_as_one_of_the_full_horizon(recording):

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -221,3 +224,21 @@ def test_endpoints_that_no_node_announced_are_listed_without_a_name(make_node, s
     assert node.get_node_names() == ["node"]
     stranger.close()
     assert spin([node], lambda: node.count_publishers("text") == 0)
+
+
+def test_a_signal_that_strikes_while_the_graph_is_read_is_a_keyboard_interrupt(make_node):
+    node = make_node()
+    for number in range(20):
+        node.create_publisher(String, f"topic_{number}", 1)
+
+    def read_for(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            node.get_topic_names_and_types()
+
+    for _ in range(5):
+        interruption = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
+        interruption.start()
+        with pytest.raises(KeyboardInterrupt):
+            read_for(PATIENCE_S)
+        interruption.join()

@@ -37,7 +37,7 @@ from longscape_ros.runtime.predictor import Predictor
 from longscape_ros.runtime.surprise import LEAST_STEPS
 
 STEP = NANOSECONDS // 20
-MOVED = Truth("move", 0.1, 10 * STEP, True)
+MOVED = Truth("move", 0.1, 10 * STEP, 0.02)
 
 
 def watched(errors: list[float], truth: Truth | None = None, every: int = 1, name: str = "push_1", minutes: float | None = None) -> Watched:
@@ -92,10 +92,11 @@ def test_what_is_noticed_has_the_median_delay_of_what_was_noticed():
 
 
 def test_disturbances_that_cannot_be_seen_do_not_count():
-    hidden = Truth("move", 0.03, 10 * STEP, False)
+    hidden = Truth("move", 0.03, 10 * STEP, 0.001)
     calm = [watched([1.0, 2.0] * 20, name=f"push_{k}") for k in range(3)]
     found = figures(calm, [*calm, watched([0.0] * 11 + [9.0] * 9, MOVED), watched([0.0] * 20, hidden)])
     assert (found["disturbed.seen"], found["disturbed.not_seen"], found["heldout.episodes"]) == (1, 1, 3)
+    assert found[f"{USED}.{RATES[0]:g}.noticed.changes 1 % to 3 %.of"] == 1
     assert found[f"{USED}.{RATES[0]:g}.noticed.move 0.1"] == found[f"{USED}.{RATES[0]:g}.noticed.all"] == 1
     assert all(np.isfinite(figure) for figure in found.values())
 
@@ -151,9 +152,9 @@ def write_bag(path: Path, text: str | None) -> Path:
 
 def test_a_bag_tells_what_disturbed_it(tmp_path):
     told = {"kind": "bump", "size": 1.0, "begin_ns": 7}
-    for number, (changed, seen) in enumerate([([0.0, 0.1], True), ([0.0, 0.001], False), (None, None)]):
+    for number, changed in enumerate([[0.0, 0.1, 0.05], [0.0, 0.001], None]):
         bag = write_bag(tmp_path / str(number), json.dumps(told | ({} if changed is None else {"changed": changed})))
-        assert read_truth(bag) == Truth("bump", 1.0, 7, seen)
+        assert read_truth(bag) == Truth("bump", 1.0, 7, None if changed is None else max(changed))
     assert read_truth(write_bag(tmp_path / "calm", None)) is None
 
 

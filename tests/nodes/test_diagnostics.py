@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longscape_ros.bags.writer import bag_types
-from longscape_ros.nodes.diagnostics import Health, Level, Monitor, Report, diagnostic_array
+from longscape_ros.nodes.diagnostics import ClockReading, Health, Level, Monitor, Report, diagnostic_array
 from longscape_ros.runtime.statistics import Rolling
 
 
@@ -26,6 +26,7 @@ def report(state: str = "active", image_age_s: float | None = 0.05, trouble: str
     return Report(state, counters, {"latency": times, "queue": Rolling()}, image_age_s, trouble, {"backend": "ort_cpu"})
 
 
+REMEDY = "synchronize the camera's clock, or set image_stamp to receive"
 BEFORE = {"images": 100, "commands": 10, "requests": 50, "predictions": 50}
 AFTER = {"images": 120, "commands": 12, "requests": 60, "predictions": 60}
 
@@ -46,6 +47,10 @@ def test_a_node_that_works_is_ok_in_all_its_parts():
         ("camera", {"images_invalid": 3}, Level.WARN, "3 images could not be used"),
         ("camera", {"frames_out_of_order": 1, "frames_duplicate": 1}, Level.WARN, "2 images could not be used"),
         ("camera", {"images_stale": 5}, Level.WARN, "images are old when they arrive"),
+        ("camera", {"images_stale": 20}, Level.WARN, f"images are old when they arrive: {REMEDY}"),
+        ("camera", {"frames_ahead": 3, "images_stale": 2}, Level.WARN, f"3 images are dated later than the node's clock: {REMEDY}"),
+        ("commands", {"plans_out_of_order": 1, "plans_duplicate": 1, "plans_dropped": 1}, Level.WARN, "3 commands could not be used"),
+        ("clock", {"clock_jumps": 2}, Level.WARN, "time went back or to another source (2 times); images and commands were forgotten"),
         ("commands", {"commands_invalid": 1, "plans_past": 1}, Level.WARN, "2 commands could not be used"),
         ("commands", {"commands_stale": 1}, Level.WARN, "a stream of commands is stale"),
         ("commands", {"images_not_ready": 1}, Level.WARN, "no command reaches beyond the newest image"),
@@ -69,6 +74,40 @@ def test_a_camera_that_is_silent_is_stale():
     assert health(report(image_age_s=None))["camera"].message == "no image yet"
     said = health(report(**BEFORE), report(image_age_s=2.04, **BEFORE))["camera"]
     assert (said.level, said.message) == (Level.STALE, "no image for 2.0 s")
+
+
+def clocks(*readings: ClockReading, **counters: int) -> list[Health]:
+    """What is said of the clock, a second apart, while images come or do not."""
+    monitor = Monitor(image_timeout_s=1.0)
+    return [monitor.judge(Report("active", counters, clock=reading), float(second))[0] for second, reading in enumerate(readings)]
+
+
+def test_a_node_that_waits_for_its_clock_says_what_to_start():
+    (said,) = clocks(ClockReading(0, simulated=True), messages_before_clock=7)
+    assert (said.name, said.level) == ("clock", Level.STALE)
+    assert "ros2 bag play --clock" in said.message
+    assert (said.values["source"], said.values["messages_before_clock"]) == ("/clock", "7")
+
+
+def test_simulated_time_has_a_rate_and_may_stand_still():
+    said = clocks(*(ClockReading(ns, simulated=True, publishers=1) for ns in (10**9, 11 * 10**9, 11 * 10**9, 11 * 10**9, 12 * 10**9)))
+    assert [health.values["rate"] for health in said] == ["none yet", "10.00", "0.00", "0.00", "1.00"]
+    assert [health.level for health in said] == [Level.OK, Level.OK, Level.WARN, Level.WARN, Level.OK]
+    assert [health.message for health in said[2:]] == [
+        "simulated time has stood still for 1.0 s",
+        "simulated time has stood still for 2.0 s",
+        "follows /clock",
+    ]
+
+
+def test_several_clocks_are_a_fault_that_is_named():
+    (said,) = clocks(ClockReading(10**9, simulated=True, publishers=2))
+    assert (said.level, said.message) == (Level.WARN, "2 nodes publish on /clock, expected one; end the others")
+
+
+def test_the_systems_clock_needs_nothing():
+    said = clocks(ClockReading(10**9), ClockReading(10**9))
+    assert [(health.level, health.message, health.values["source"]) for health in said] == [(Level.OK, "the system's", "system")] * 2
 
 
 def test_commands_of_which_none_can_be_used_are_not_taken_for_none():

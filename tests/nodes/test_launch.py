@@ -107,7 +107,7 @@ def test_every_argument_reaches_the_node(launched, tmp_path):
     mine.write_text(FILE.read_text(encoding="utf-8"), encoding="utf-8")
     given = {
         "model.bundle": "b", "model.backend": "ort_cpu", "model.precision": "fp32", "mapping": "m", "action_topics": "/a,/b",
-        "image_type": "sensor_msgs/msg/Image", "autostart": False, "build_only": True, "use_sim_time": True,
+        "image_type": "sensor_msgs/msg/Image", "image_stamp": "receive", "autostart": False, "build_only": True, "use_sim_time": True,
     }  # fmt: skip
     names = {"model.bundle": "bundle", "model.backend": "backend", "model.precision": "precision", "action_topics": "action"}
     arguments = {names.get(name, name): str(value) for name, value in given.items()}
@@ -130,9 +130,23 @@ def test_a_camera_of_compressed_images_is_told_by_its_name(launched):
     assert parse_arguments(words[1:]).overrides_for("/predictor")["image_type"] == "sensor_msgs/msg/CompressedImage"
 
 
+@pytest.mark.parametrize(
+    ("image", "camera_info"),
+    [("/wrist/image_raw", "/wrist/camera_info"), ("lens/image_raw/compressed", "lens/camera_info"), ("image", "camera_info")],
+)
+def test_the_intrinsics_are_looked_for_beside_the_cameras_topic(launched, image, camera_info):
+    words = launched(PREDICTOR, image=image)["longscape_ros/longscape_predictor"]
+    assert {remap.match: remap.replacement for remap in parse_arguments(words[1:]).remaps}["~/input/camera_info"] == camera_info
+
+
 def test_a_switch_that_is_neither_true_nor_false_is_refused(launched):
     with pytest.raises(ValueError, match="Got autostart:=yes, expected true or false"):
         launched(PREDICTOR, autostart="yes")
+
+
+def test_a_parameter_file_that_is_not_there_is_refused(launched):
+    with pytest.raises(ValueError, match="Got params_file:=/nowhere, found no such file"):
+        launched(PREDICTOR, params_file="/nowhere")
 
 
 def test_the_demo_starts_the_arm_its_policy_the_predictor_and_rviz(launched):
@@ -211,6 +225,7 @@ def test_two_robots_run_side_by_side_from_the_launch_files_command_lines(graph, 
     for name, module in launch_stand_in.modules():
         monkeypatch.setitem(sys.modules, name, module)
     robot = graph.robot()
+    reports = robot.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
     processes = []
     for namespace, action in (("robot_1", "arm/joint_trajectory"), ("/robot_2", "/elsewhere/joint_trajectory")):
         arguments = {"namespace": namespace, "action": action, "bundle": str(bundle.path), "image": "lens/image_raw", "log_level": "warn"}
@@ -223,6 +238,8 @@ def test_two_robots_run_side_by_side_from_the_launch_files_command_lines(graph, 
             robot.until(lambda topic=topic: robot.node.count_subscribers(topic) == 1)
         for name in ("robot_1", "robot_2"):
             robot.until(lambda name=name: robot.node.count_publishers(f"/{name}/predictor/prediction") == 1)
+        cameras = {"/robot_1/predictor: camera", "/robot_2/predictor: camera"}
+        robot.until(lambda: cameras <= {status.name for report in reports for status in report.status})
         for process in processes:
             process.send_signal(signal.SIGTERM)
         assert [process.wait(WAIT_S) for process in processes] == [0, 0]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,10 @@ import yaml
 
 from longscape_ros.contract import ActionDimension, ActionSource, TopicMapping
 from longscape_ros.errors import InputError
-from longscape_ros.nodes.model import with_topics
+from longscape_ros.nodes.model import with_parameters, with_topics
 from longscape_ros.nodes.parameter_texts import DOCUMENT, with_table, write
 from longscape_ros.nodes.parameter_texts import FILE as PARAMETER_FILE
-from longscape_ros.nodes.parameters import Change, PredictorParameters, changed, refusal, same_model, specs
+from longscape_ros.nodes.parameters import Change, PredictorParameters, Spec, changed, refusal, same_model, specs
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "config" / "predictor.yaml"
@@ -72,19 +73,32 @@ def test_a_loaded_model_stays_right_when_only_live_parameters_change():
     assert not same_model(values, changed(values, [parameter("horizon", 16)]))
 
 
+def another_value(spec: Spec, present: bool | int | float | str) -> bool | int | float | str:
+    """One that the parameter may have, other than the present one."""
+    if isinstance(present, bool):
+        return not present
+    if isinstance(present, str):
+        return next((choice for choice in spec.choices if choice != present), "another")
+    return present + 1
+
+
 def test_a_live_parameter_can_be_set_at_any_time_and_others_only_before_configuring():
     for spec in specs():
-        reason = refusal([parameter(spec.name, spec.default)], configured=True)
-        assert bool(reason) == (spec.change is Change.CONFIGURED)
-        assert refusal([parameter(spec.name, spec.default)], configured=False) == ""
+        other = [parameter(spec.name, another_value(spec, spec.default))]
+        assert bool(refusal(other, PredictorParameters())) == (spec.change is Change.CONFIGURED)
+        assert refusal(other, None) == ""
+
+
+def test_the_present_values_can_be_set_at_any_time_for_a_dump_to_be_loaded():
+    assert refusal([parameter(spec.name, spec.default) for spec in specs()], PredictorParameters()) == ""
 
 
 def test_a_text_that_is_no_choice_is_refused_with_the_choices():
-    assert refusal([parameter("input_qos", "loud")], configured=False) == "Got input_qos = 'loud', expected one of sensor_data, reliable."
+    assert refusal([parameter("input_qos", "loud")], None) == "Got input_qos = 'loud', expected one of sensor_data, reliable."
 
 
 def test_parameters_of_the_client_library_are_none_of_ours():
-    assert refusal([parameter("use_sim_time", True)], configured=True) == ""
+    assert refusal([parameter("use_sim_time", True)], PredictorParameters()) == ""
     assert changed(PredictorParameters(), [parameter("use_sim_time", True)]) == PredictorParameters()
 
 
@@ -133,9 +147,8 @@ def test_every_live_parameter_changes_while_the_node_is_active_and_no_other(grap
 
     node = graph.predictor(bundle)
     graph.robot().until(lambda: state(node) == "active")
-    other = {"prediction_format": "png"}
     for spec in specs():
-        value = other.get(spec.name, spec.default if isinstance(spec.default, str) else type(spec.default)(1))
+        value = another_value(spec, node.get_parameter(spec.name).value)
         (result,) = node.set_parameters([Parameter(spec.name, value=value)])
         assert result.successful == (spec.change is Change.LIVE), spec.name
         if result.successful:
@@ -167,6 +180,21 @@ def test_topics_of_the_action_replace_the_mappings_in_its_order(topics, expected
     found = with_topics(two_sources(), topics)
     assert [source.topic for source in found.action_sources] == expected
     assert [source.fields for source in found.action_sources] == [source.fields for source in two_sources().action_sources]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("receive", 7)),
+        ({"image_stamp": "header"}, ("header", 7)),
+        ({"image_stamp": "receive", "image_latency": 0.5}, ("receive", 5 * 10**8)),
+    ],
+)
+def test_what_dates_the_images_is_the_parameters_or_else_the_mappings(values, expected):
+    mapping = replace(two_sources(), image_stamp="receive", image_latency_ns=7)
+    found = with_parameters(mapping, PredictorParameters(**values))
+    assert (found.image_stamp, found.image_latency_ns) == expected
+    assert found.action_sources == mapping.action_sources
 
 
 def test_more_topics_than_the_mapping_has_are_refused_with_those_it_has():

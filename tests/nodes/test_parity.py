@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from support.robot import IMAGE_TOPIC, MAPPING, NAMES, STEP_NS, TRAJECTORY_TOPIC
 
 from longscape_ros.bags.reader import raw_messages
 from longscape_ros.bags.writer import BagWriter, bag_store, bag_types
-from longscape_ros.contract import NANOSECONDS, PlanExtension, Prediction
+from longscape_ros.contract import NANOSECONDS, PlanExtension, Prediction, StampSource
 from longscape_ros.messages import (
+    COMPRESSED_IMAGE,
     IMAGE,
     JOINT_TRAJECTORY,
     PREDICTED_VIDEO,
+    compressed_message,
     duration_message,
     frame_from_message,
     image_message,
@@ -56,8 +59,11 @@ def same(one: Prediction, other: Prediction) -> bool:
 # The same receive times
 
 
-def session(steps: int, stamped: bool) -> Iterator[tuple[int, str, str, Any]]:
-    """Receive time, topic, type and message of a run with jitter, lost images, and plans that are late."""
+def session(steps: int, stamped: bool, off_ns: int, jpeg: bool) -> Iterator[tuple[int, str, str, Any]]:
+    """Receive time, topic, type and message of a run with jitter, lost images, plans that are late, and a camera's clock that is off.
+
+    JPEGs are large.
+    """
     classes, random = bag_types(), np.random.default_rng(0)
     empty = np.empty(0)
     for step in range(steps):
@@ -76,31 +82,45 @@ def session(steps: int, stamped: bool) -> Iterator[tuple[int, str, str, Any]]:
             message = classes(JOINT_TRAJECTORY)(header=header, joint_names=list(NAMES), points=points)
             yield at_ns - int(random.integers(1_000_000, 30_000_000)), TRAJECTORY_TOPIC, JOINT_TRAJECTORY, message
         if step % 13 != 5:
-            rgb = random.integers(0, 256, (30, 45, 3), np.uint8)
+            rgb = random.integers(0, 256, (240, 320, 3) if jpeg else (30, 45, 3), np.uint8)
             stamp_ns = at_ns + int(random.integers(-5_000_000, 5_000_000))
-            yield at_ns + int(random.integers(6_000_000, 15_000_000)), IMAGE_TOPIC, IMAGE, image_message(rgb, stamp_ns, "camera", classes)
+            received_ns = at_ns + int(random.integers(6_000_000, 15_000_000))
+            if jpeg:
+                image = compressed_message(rgb, stamp_ns + off_ns, "camera", classes, "jpeg")
+                yield received_ns, f"{IMAGE_TOPIC}/compressed", COMPRESSED_IMAGE, image
+            else:
+                yield received_ns, IMAGE_TOPIC, IMAGE, image_message(rgb, stamp_ns + off_ns, "camera", classes)
 
 
 @pytest.mark.parametrize("extension", list(PlanExtension))
-@pytest.mark.parametrize("stamped", [True, False])
-def test_a_recording_with_the_same_receive_times_gives_the_same_predictions_bit_for_bit(bundle, tmp_path, extension, stamped):
+@pytest.mark.parametrize(("stamped", "jpeg"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize("image_stamp", get_args(StampSource))
+def test_a_recording_with_the_same_receive_times_gives_the_same_predictions_bit_for_bit(
+    bundle, tmp_path, extension, stamped, jpeg, image_stamp
+):
+    mapping = replace(MAPPING, image_stamp=image_stamp, image_latency_ns=STEP_NS // 4)
     predictor = Predictor(bundle, create_backend(bundle, "ort_cpu", threads=1))
     results: SimpleQueue[Prediction] = SimpleQueue()
-    pipeline = Pipeline(predictor, PipelineConfig(plan_extension=extension), results.put, results.put)  # type: ignore[arg-type]
+    config = PipelineConfig(plan_extension=extension, image_latency_ns=mapping.image_latency_ns)
+    pipeline = Pipeline(predictor, config, results.put, results.put)  # type: ignore[arg-type]
     pipeline.active = True
     pipeline.start()
     live: list[Prediction] = []
     with BagWriter(tmp_path / "run.mcap") as writer:
-        for now_ns, topic, kind, message in session(60, stamped):
+        for now_ns, topic, kind, message in session(60, stamped, 0 if image_stamp == "header" else NANOSECONDS * 3600, jpeg):
             received_ns = pipeline.receive(now_ns)
             writer.write(topic, kind, received_ns, message)
             if kind == JOINT_TRAJECTORY:
                 pipeline.add_plan(plan_from_message(message, MAPPING.action_sources[0], received_ns))
-            elif pipeline.add_frame(frame_from_message(message, kind, received_ns), received_ns).request is not None:
-                live.append(results.get(timeout=WAIT_S))
+            else:
+                frame = frame_from_message(message, kind, received_ns, image_stamp, bundle.manifest.image_size)
+                if pipeline.add_frame(frame, received_ns).request is not None:
+                    live.append(results.get(timeout=WAIT_S))
     pipeline.stop()
-    replayed = list(replay(bundle, tmp_path / "run.mcap", every=0.0, backend="ort_cpu", plan_extension=extension))
+    replayed = list(replay(bundle, tmp_path / "run.mcap", mapping, every=0.0, backend="ort_cpu", plan_extension=extension))
     assert len(live) >= 45
+    assert all(prediction.anchor_ns + STEP_NS >= T0 for prediction in live)
+    assert live[-1].anchor_ns < T0 + 60 * STEP_NS, "dated by the node's clock, whatever the camera's says"
     assert all(same(one, other) for one, other in zip(live, replayed, strict=True))
 
 

@@ -286,17 +286,71 @@ def test_duplicate_and_late_images_are_counted_and_ask_for_nothing(rigs):
     rig = rigs()
     rig.plan(ramp(96))
     rig.images(range(3))
-    assert [rig.image(2).request, rig.image(1).request] == [None, None]
+    again, late = rig.image(2), rig.image(1, late_ns=STEP)
+    assert (again.request, late.request) == (None, None)
+    assert "seen at the same time as the one before it, expected a later one" in again.trouble.text
+    assert "seen 0.050 s before the newest one, expected them in order" in late.trouble.text
     counters = rig.pipeline.counters
     assert (counters["images"], counters["requests"]) == (5, 3)
     assert (counters["frames_duplicate"], counters["frames_out_of_order"]) == (1, 1)
+
+
+def test_an_image_from_the_future_is_left_out_and_the_next_one_is_predicted_from(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.image(0)
+    outcome = rig.pipeline.add_frame(frame(T0 + STEP + 3600 * NANOSECONDS), rig.pipeline.receive(T0 + STEP))
+    assert outcome.request is None
+    assert "dated 3600.000 s later than the node's clock, expected one clock; it is left out" in outcome.trouble.text
+    assert "image_stamp to receive" in outcome.trouble.text
+    assert rig.image(2).trouble is None
+    assert (rig.pipeline.counters["frames_ahead"], rig.pipeline.counters["clock_jumps"]) == (1, 0)
+    assert rig.pipeline.image_age_ms.percentile(0) == pytest.approx(-3.6e6)
+
+
+def test_an_image_ahead_of_the_clock_by_more_than_the_timeout_is_stale(rigs):
+    rig = rigs()
+    rig.pipeline.limits = Limits(image_timeout_ns=NANOSECONDS // 10)
+    rig.plan(ramp(96))
+    outcome = rig.pipeline.add_frame(frame(T0 + NANOSECONDS // 2), rig.pipeline.receive(T0))
+    assert "is dated 0.500 s later than the node's clock, expected at most 0.1 s (image_timeout)" in outcome.trouble.text
+    assert outcome.request.status == Status.STALE_INPUT
+
+
+def test_an_old_image_that_nothing_can_be_predicted_from_is_said_to_be_old(rigs):
+    rig = rigs()
+    rig.pipeline.limits = Limits(image_timeout_ns=NANOSECONDS)
+    rig.plan(ramp(96))
+    outcome = rig.image(-72_000, late_ns=3600 * NANOSECONDS)
+    assert "is 3600.000 s old" in outcome.trouble.text
+    assert [rig.pipeline.counters[name] for name in ("images_stale", "images_not_ready")] == [1, 1]
+
+
+def test_samples_of_a_stream_out_of_order_are_refused_and_the_remedy_named(rigs):
+    rig = rigs()
+    for stamp in (3, 1):
+        received_ns, start_ns = rig.pipeline.receive(T0 + 5 * STEP), T0 + stamp * STEP
+        trouble = rig.pipeline.add_plan(Plan(received_ns, start_ns, NAMES, np.zeros(1, np.int64), np.zeros((1, 3))))
+    assert "take effect before the ones before them, expected them in order; they are left out" in trouble.text
+    assert "stamp be 'receive'" in trouble.text
+    assert rig.pipeline.counters["plans_out_of_order"] == 1
+
+
+def test_commands_without_a_camera_make_room_and_that_is_said(rigs, monkeypatch):
+    monkeypatch.setattr("longscape_ros.timeline.MOST_PLANS", 3)
+    rig = rigs()
+    troubles = [rig.command(k, [0.1 * k, 0, 0]) for k in range(4)]
+    assert [trouble.kind for trouble in troubles if trouble] == ["plans_dropped"]
+    assert rig.pipeline.counters["plans_dropped"] == 1
 
 
 def test_commands_that_are_over_repeated_or_of_other_names_are_refused_and_counted(rigs):
     rig = rigs()
     assert rig.plan(ramp(96)) is None
     assert "repeat" in rig.plan(ramp(96)).text
-    assert "use_sim_time" in rig.plan(ramp(5), start=-50, early=-20).text
+    past = rig.plan(ramp(5), start=-50, early=-20).text
+    assert "that were over 0.7" in past
+    assert "use_sim_time" in past
     assert "['elbow'] that the model has not" in rig.command(1, [1.0], names=("elbow",)).text
     counters = rig.pipeline.counters
     assert [counters[name] for name in ("commands", "plans_duplicate", "plans_past", "plans_unknown")] == [4, 1, 1, 1]
@@ -357,7 +411,7 @@ def test_a_clock_that_goes_back_flushes_everything(rigs):
     rig = rigs()
     rig.plan(ramp(96))
     rig.images(range(40))
-    rig.image(-200)
+    assert "no command yet" in rig.image(-200).trouble.text
     assert rig.pipeline.counters["clock_jumps"] == 1
     assert "no command yet" in rig.image(-199).trouble.text
     rig.plan(ramp(96), start=-198, early=0)
@@ -371,9 +425,23 @@ def test_stamps_that_go_back_under_a_steady_clock_flush_too(rigs):
     rig = rigs()
     rig.plan(ramp(400))
     rig.images(range(60))
-    rig.pipeline.add_frame(frame(T0), rig.pipeline.receive(T0 + 60 * STEP))
+    trouble = rig.pipeline.add_frame(frame(T0), rig.pipeline.receive(T0 + 60 * STEP)).trouble
+    assert "seen 2.950 s before the newest one, expected stamps that go forward" in trouble.text
     assert rig.pipeline.counters["clock_jumps"] == 1
     assert rig.pipeline.newest_image_ns == T0
+
+
+def test_a_clock_that_jumps_forward_is_followed(rigs):
+    rig = rigs()
+    rig.plan(ramp(96))
+    rig.images(range(5))
+    hour = 3600 * NANOSECONDS // STEP
+    rig.plan(ramp(96), start=hour)
+    outcomes = rig.images(range(hour, hour + 5))
+    assert {outcome.request.status for outcome in outcomes} == {Status.OK}
+    assert outcomes[0].request.snapshot.missing_context == MANIFEST.context - 1
+    assert outcomes[-1].request.snapshot.missing_context == 0
+    assert [rig.pipeline.counters[name] for name in ("clock_jumps", "segmentation_restarts", "frames_ahead")] == [0, 1, 0]
 
 
 def test_a_reset_forgets_images_and_commands_and_keeps_the_counts(rigs):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,37 @@ def test_the_predictor_ends_cleanly_while_it_predicts(graph, bundle, domain, tmp
         process.wait()
     assert "Traceback" not in log.read_text()
     robot.until(lambda: "predictor" not in robot.node.get_node_names())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.2])
+def test_the_predictor_ends_cleanly_though_ctrl_c_comes_again_on_its_way_out(graph, bundle, domain, tmp_path, seconds):
+    """Under ros2 launch it does: once from the terminal, once from launch."""
+    robot = graph.robot()
+    log = tmp_path / "log"
+    process = start("predictor", domain, log, "-p", f"model.bundle:={bundle.path}", "-r", "~/input/image:=/camera/image_raw")
+    try:
+        robot.connect()
+        surprises = robot.listen("/predictor/surprise", "longscape_msgs/msg/Surprise")
+        robot.live(400, done=lambda: surprises)
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_command_line_that_the_client_library_refuses_is_one_line_that_says_why(domain, tmp_path):
+    process = start("predictor", domain, tmp_path / "log", "--log-level", "loud")
+    assert process.wait(WAIT_S) == 1
+    said = (tmp_path / "log").read_text()
+    assert "rclpy does not start: " in said
+    assert "loud" in said
+    assert "Traceback" not in said
 
 
 STUCK = """

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.player import SimulatedClock
 from support.robot import IMAGE_TOPIC, TRAJECTORY_TOPIC, message_class
 
 from longscape_ros.bags.reader import raw_messages, topics
 from longscape_ros.bags.writer import BagWriter, bag_store
+from longscape_ros.contract import NANOSECONDS
 from longscape_ros.errors import BagError, HostError, InputError
 from longscape_ros.messages import COMPRESSED_IMAGE, IMAGE, JOINT_TRAJECTORY, frame_from_compressed, image_message
 
 STRING = "std_msgs/msg/String"
 
 
-def recorder(graph: Any, output: Path, *names: str, **parameters: str) -> Any:
+def recorder(graph: Any, output: Path, *names: str, **parameters: Any) -> Any:
     """A recorder on a node of its own; closing it twice does nothing more."""
     from rclpy.node import Node
     from rclpy.parameter import Parameter
@@ -91,6 +93,56 @@ def test_images_compressed_as_png_lose_nothing(graph, tmp_path, encoding):
     frame = frame_from_compressed(bag_store().deserialize_cdr(kept.data, kept.type), 0)
     assert np.array_equal(frame.rgb, rgb)
     assert (frame.stamp_ns, frame.frame_id) == (5, "camera")
+
+
+# Clocks
+
+
+def heard_at(robot: Any, clock: SimulatedClock, recording: Any, now_ns: int) -> None:
+    """Sets the recorder's clock, and publishes a plan that it then takes."""
+    node = recording._node
+    robot.until(lambda: (clock.show(now_ns), node.get_clock().now().nanoseconds == now_ns)[1])
+    before = recording._newest_ns
+    robot.plan(start_ns=now_ns)
+    robot.until(lambda: recording._newest_ns != before)
+
+
+@pytest.mark.parametrize("name", ["run.mcap", "run"])
+def test_when_simulated_time_goes_back_another_recording_goes_on(graph, tmp_path, capfd, name):
+    robot = graph.robot()
+    recording = recorder(graph, tmp_path / name, TRAJECTORY_TOPIC, use_sim_time=True)
+    join(robot, TRAJECTORY_TOPIC)
+    robot.until(robot._trajectories.get_subscription_count)
+    clock = SimulatedClock(robot)
+    for second in (100, 101, 101, 50, 51, 3):
+        heard_at(robot, clock, recording, second * NANOSECONDS)
+    recording.close()
+    parts = [tmp_path / name.replace("run", part) for part in ("run", "run_2", "run_3")]
+    times = [[message.received_ns for message in raw_messages(part)] for part in parts]
+    assert times == [[100 * NANOSECONDS, 101 * NANOSECONDS, 101 * NANOSECONDS + 1], [50 * NANOSECONDS, 51 * NANOSECONDS], [3 * NANOSECONDS]]
+    said = capfd.readouterr().err
+    assert f"The clock went back by 51.000 s; what comes from now on is in {parts[1]}." in said
+    assert f"Recorded 2 messages to {parts[1]}" in said
+
+
+def test_what_comes_before_the_clock_runs_is_received_when_it_does(graph, tmp_path, capfd):
+    robot = graph.robot()
+    recording = recorder(graph, tmp_path / "run.mcap", TRAJECTORY_TOPIC, use_sim_time=True)
+    join(robot, TRAJECTORY_TOPIC)
+    robot.until(robot._trajectories.get_subscription_count)
+    robot.plan(start_ns=1)
+    robot.until(lambda: recording._early)
+    heard_at(robot, SimulatedClock(robot), recording, 100 * NANOSECONDS)
+    recording.close()
+    assert [message.received_ns for message in raw_messages(tmp_path / "run.mcap")] == [100 * NANOSECONDS, 100 * NANOSECONDS + 1]
+    assert "use_sim_time is true and nothing has come on /clock" in capfd.readouterr().err
+
+
+def test_messages_that_no_clock_dated_are_lost_and_that_is_said(graph, tmp_path, capfd):
+    recording = recorder(graph, tmp_path / "run.mcap", "/a", use_sim_time=True)
+    recording._receive("/a", STRING, b"")
+    recording.close()
+    assert "1 messages of /a are not in the recording: 1 lost, 0 refused." in capfd.readouterr().err
 
 
 def test_depth_images_are_kept_as_they_are(graph, tmp_path):

@@ -121,7 +121,7 @@ def test_a_status_given_is_kept(predictor: Predictor) -> None:
 
 def test_timings_add_up(predictor: Predictor) -> None:
     timings = predictor.predict(make_snapshot()).timings_ms
-    assert set(timings) == {*GRAPH_STAGES, *OTHER_STAGES, *BESIDE_STAGES, "graphs", "total"}
+    assert set(timings) == {*GRAPH_STAGES, *OTHER_STAGES, *BESIDE_STAGES, "graphs", "graphs_cpu", "total"}
     assert timings["graphs"] == pytest.approx(sum(timings[stage] for stage in GRAPH_STAGES))
     assert sum(timings[stage] for stage in (*GRAPH_STAGES, *OTHER_STAGES)) < timings["total"]
     assert timings["route"] == timings["estimate"] == 0  # this bundle has no such graphs

@@ -9,9 +9,9 @@ import pytest
 from support.plain_graphs import session_of
 
 from longscape_ros.errors import BackendError, InputError
+from longscape_ros.images import resize_rgb
 from longscape_ros.runtime.preprocess import ENCODINGS, preprocessing
 from longscape_ros.runtime.tensorrt import RTX, load_tensorrt
-from longscape_ros.timeline import resize_rgb
 
 CAMERAS = [(480, 640), (1080, 1920), (64, 64), (48, 64), (240, 320), (128, 128), (97, 65), (30, 200), (65, 64), (64, 63), (7, 5), (1, 1)]
 

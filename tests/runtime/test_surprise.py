@@ -14,12 +14,14 @@ from longscape_ros.runtime.surprise import (
     LEAST_STEPS,
     MOST_OTHERS,
     MOST_STEPS,
+    PERSISTENCE_SHARE,
     TOLERANCE,
     Expectation,
     Expectations,
     State,
     compare,
     relative_errors,
+    relative_image_error,
 )
 
 STEP = NANOSECONDS // 20
@@ -59,8 +61,8 @@ def still(steps: int = 20, **where: int) -> list[np.ndarray[Any, Any]]:
     return [scene(**where)] * steps
 
 
-def expectation(frames: Any, step: int = 5, others: tuple[Any, ...] = ()) -> Expectation:
-    return Expectation(prediction(frames), step, np.zeros((len(frames) + 1, 2)), others)
+def expectation(frames: Any, step: int = 5, others: tuple[Any, ...] = (), seen: Any = None) -> Expectation:
+    return Expectation(prediction(frames, shown=seen), step, np.zeros((len(frames) + 1, 2)), others)
 
 
 # The measure
@@ -110,6 +112,23 @@ def test_patches_grow_with_the_image():
     assert 64 < (two > 0).sum() <= 144
 
 
+def test_a_thing_that_stands_still_while_it_is_predicted_to_move_is_worse_than_no_prediction():
+    moving = expectation([scene(edge=40 + k) for k in range(1, 21)], seen=scene())
+    held, moved, halfway = (relative_image_error(moving, scene(edge=40 + k)) for k in (0, 5, 3))
+    assert moved == 0
+    assert halfway < 2
+    assert held > 4
+
+
+def test_what_moved_as_a_whole_is_measured_by_how_much_it_moved():
+    assert relative_image_error(expectation(still(), seen=scene()), scene(edge=20)) == pytest.approx(1 / PERSISTENCE_SHARE, rel=0.05)
+    assert relative_image_error(expectation(still(), seen=scene()), scene(edge=41)) < 1 / PERSISTENCE_SHARE
+
+
+def test_without_the_image_that_a_prediction_was_made_from_only_patches_count():
+    assert relative_image_error(expectation(still()), scene(edge=20)) == 0
+
+
 # What is compared
 
 
@@ -154,6 +173,15 @@ def test_a_comparison_says_how_far_where_and_whether_that_is_a_surprise():
         x, y = found.place
         assert 18 <= y <= 26
         assert 8 <= x <= 16 or 24 <= x <= 32
+
+
+def test_the_worst_patch_and_the_whole_image_count_whichever_is_more():
+    seen, came = scene(), prediction(still(), anchor=5, shown=scene())
+    moving = [scene(edge=40 + k) for k in range(20)]
+    parts = [compare(expectation(moving, seen=before), came, True, 9.0).error for before in (None, seen)]
+    assert parts[0] == pytest.approx(float(relative_errors(expectation(moving), scene()).max()))
+    assert parts[1] == pytest.approx(max(parts[0], relative_image_error(expectation(moving, seen=seen), scene())))
+    assert parts[1] > parts[0]
 
 
 def test_a_single_image_is_no_surprise():

@@ -40,7 +40,7 @@ class Graph:
 
         return Robot(self.add(Node(name, context=self.context, **options)), self.spin_once)
 
-    def predictor(self, bundle: Bundle | Path, **parameters: Any) -> Any:
+    def predictor(self, bundle: Bundle | Path, namespace: str = "", **parameters: Any) -> Any:
         """A predictor node; double underscores in names stand for dots."""
         from rclpy.parameter import Parameter
 
@@ -49,7 +49,8 @@ class Graph:
         values = {"model.bundle": str(bundle.path if isinstance(bundle, Bundle) else bundle), "model.threads": 1}
         values |= {name.replace("__", "."): value for name, value in parameters.items()}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        node = PredictorNode(context=self.context, cli_args=["--ros-args", *REMAPPINGS], parameter_overrides=overrides)
+        arguments = ["--ros-args", *REMAPPINGS]
+        node = PredictorNode(context=self.context, namespace=namespace, cli_args=arguments, parameter_overrides=overrides)
         return self.add(node, node)
 
     def close(self) -> None:

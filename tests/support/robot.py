@@ -99,6 +99,10 @@ class Robot:
             self._spin_once()
         return result
 
+    def spin(self) -> None:
+        """Works for a moment."""
+        self._spin_once()
+
     def connect(self) -> None:
         """Waits until somebody listens to images and commands."""
         self.until(lambda: self._images.get_subscription_count() and self._trajectories.get_subscription_count())

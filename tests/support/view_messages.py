@@ -101,12 +101,12 @@ def text(value: object) -> Any:
     return TYPES("std_msgs/msg/String")(data=value if isinstance(value, str) else json.dumps(value))
 
 
-def diagnostics(step: int, **levels: int) -> Any:
+def diagnostics(step: int, node: str = "predictor", **levels: int) -> Any:
     """diagnostic_msgs/DiagnosticArray of the predictor, a status per part."""
     status, pair = TYPES("diagnostic_msgs/msg/DiagnosticStatus"), TYPES("diagnostic_msgs/msg/KeyValue")
     header = TYPES("std_msgs/msg/Header")(stamp=time_message(stamp_ns(step), TYPES), frame_id="")
     parts = [
-        status(level=level, name=f"predictor: {part}", message=f"{part} is at {level}", hardware_id="", values=[pair(key="a|b", value="3")])
+        status(level=level, name=f"{node}: {part}", message=f"{part} is at {level}", hardware_id="", values=[pair(key="a|b", value="3")])
         for part, level in levels.items()
     ]
     return TYPES("diagnostic_msgs/msg/DiagnosticArray")(header=header, status=parts)

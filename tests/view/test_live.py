@@ -94,7 +94,7 @@ def test_a_robot_and_its_predictor_are_shown_as_they_go(graph, bundle, tmp_path)
     assert all(moment == anchor + 8 * STEP_NS for moment, anchor in found)
     assert {f"/commands/{name}" for name in NAMES} <= set(rrd.rows)
     assert {"/inference/delay_ms", "/states/predicted_expert", "/texts/model", "/texts/diagnostics"} <= set(rrd.rows)
-    assert {f"/diagnostics/{part}" for part in ("camera", "commands", "inference", "model")} <= set(rrd.rows)
+    assert {f"/diagnostics/predictor/{part}" for part in ("camera", "commands", "inference", "model")} <= set(rrd.rows)
     published = [row.only("Scalars:scalars") for row in rrd.rows["/surprise/surprise"]]
     assert {error for error in published if not math.isnan(error)} <= {message.error for message in surprises}
     assert len(published) + len(rrd.rows["/surprise/image"]) == figures["surprises"] >= LEAST["surprise"]

@@ -199,7 +199,7 @@ def test_what_a_node_says_of_itself_is_shown_and_says_which_commands_are_meant(t
     assert curve(rrd, "/commands/bend") == {stamp_ns(1): 2.0, stamp_ns(2): 4.0}
     assert curve(rrd, "/surprise/surprise") == {stamp_ns(5): 0.5}
     assert [(row.shown_ns, row.only("StateChange:state")) for row in rrd.rows["/states/executed_chunk"]] == [(stamp_ns(2), "8 gripper")]
-    assert [row.only("StateChange:state") for row in rrd.rows["/diagnostics/camera"]] == ["WARN"]
+    assert [row.only("StateChange:state") for row in rrd.rows["/diagnostics/predictor/camera"]] == ["WARN"]
     assert "predictor: camera: WARN" in rrd.rows["/texts/diagnostics"][0].only("TextDocument:text")
     assert "mine@1" in rrd.rows["/texts/model"][0].only("TextDocument:text")
     assert {"surprise", "error", "diagnostics", "model", "error images"} <= set(rrd.views)

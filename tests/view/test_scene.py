@@ -91,6 +91,12 @@ def test_a_camera_that_is_late_is_shown_when_it_was_seen():
     assert [step for step, _ in play.at(items.CAMERA)] == [3]
 
 
+def test_a_camera_that_is_dated_by_its_arrival_is_shown_when_its_images_came():
+    play = Play(image_stamp="receive")
+    play.take(CAMERA, camera_image(90), 5)
+    assert [step for step, _ in play.at(items.CAMERA)] == [5]
+
+
 # Predictions
 
 
@@ -286,8 +292,8 @@ def test_a_surprise_with_a_state_is_shown_at_its_stamp_with_its_threshold():
     assert states == [(3, "as expected"), (4, "surprised"), (6, "not comparable")]
 
 
-def test_an_error_image_is_shown_beside_the_surprise():
-    play = Play()
+def test_an_error_image_is_shown_beside_the_surprise_when_its_scene_was_seen():
+    play = Play(image_latency_ns=2 * STEP_NS)
     play.take(ERROR_IMAGE, camera_image(2, value=9, format="raw"), 2)
     assert play.greys(f"{items.SURPRISE}/image") == {2: 9}
 
@@ -304,8 +310,8 @@ def test_diagnostics_are_a_page_and_a_state_where_they_change():
     play.take(DIAGNOSTICS, diagnostics(0, camera=0, model=3), 0)
     play.take(DIAGNOSTICS, diagnostics(20, camera=0, model=3), 20)
     play.take(DIAGNOSTICS, diagnostics(40, camera=1, model=0), 40)
-    assert [(step, state.text) for step, state in play.at("diagnostics/camera")] == [(0, "OK"), (40, "WARN")]
-    assert [(step, state.text) for step, state in play.at("diagnostics/model")] == [(0, "STALE"), (40, "OK")]
+    assert [(step, state.text) for step, state in play.at("diagnostics/predictor/camera")] == [(0, "OK"), (40, "WARN")]
+    assert [(step, state.text) for step, state in play.at("diagnostics/predictor/model")] == [(0, "STALE"), (40, "OK")]
     pages = [page for _, page in play.at(items.REPORT)]
     assert len(pages) == 3
     assert isinstance(pages[0], Text)
@@ -313,12 +319,32 @@ def test_diagnostics_are_a_page_and_a_state_where_they_change():
     assert "| a\\|b | 3 |" in pages[2].markdown
 
 
+def test_robots_whose_nodes_have_one_name_are_told_apart_by_their_namespaces():
+    play, one = Play(), Play(namespace="/robot_1")
+    for scene in (play, one):
+        for step, node, level in ((0, "/robot_1/predictor", 1), (1, "/robot_2/predictor", 2), (2, "driver", 0)):
+            scene.take(DIAGNOSTICS, diagnostics(step, node, camera=level), step)
+    entities = {"robot_1/predictor": "WARN", "robot_2/predictor": "ERROR", "driver": "OK"}
+    for node, level_name in entities.items():
+        assert [state.text for _, state in play.at(f"diagnostics/{node}/camera")] == [level_name]
+    assert [bool(one.at(f"diagnostics/{node}/camera")) for node in entities] == [True, False, True]
+    assert "robot_2" not in one.at(items.REPORT)[-1][1].markdown
+
+
+def test_a_status_that_names_no_part_is_shown_as_it_is_named():
+    play = Play()
+    message = diagnostics(0, camera=1)
+    message.status[0].name = "battery"
+    play.take(DIAGNOSTICS, message, 0)
+    assert [state.text for _, state in play.at("diagnostics/battery")] == ["WARN"]
+
+
 def test_levels_are_understood_as_rclpy_has_them_too():
     play = Play()
     message = diagnostics(0, camera=2)
     message.status[0].level = b"\x02"
     play.take(DIAGNOSTICS, message, 0)
-    assert [state.text for _, state in play.at("diagnostics/camera")] == ["ERROR"]
+    assert [state.text for _, state in play.at("diagnostics/predictor/camera")] == ["ERROR"]
 
 
 def test_the_model_says_what_it_is_and_how_late_its_camera_is():
