@@ -8,8 +8,8 @@
   is where a bundle has none. The last convolution, which makes the pixels, stays too. Its errors reach one frame each.
 
 Weights have seven bits: on x86 CPUs without VNNI the products of two bytes are added in pairs in 16 bits, which eight overflow (rollouts
-of the bundles that ship had 27 to 31 dB then in place of 46). So predictions are the same on all CPUs, and what an export found of them
-holds on all.
+of the bundles that ship had 27 to 31 dB then in place of 46). So graphs are as faithful on one CPU as on another, and what an export
+found of them holds on all.
 
 The encoder stays: it runs once, on few images, and everything hangs on what it gives.
 """

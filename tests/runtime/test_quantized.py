@@ -51,6 +51,13 @@ def default_graph(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     return onnx.load_from_string(quantized(shipped, denoiser(1), ArtifactCache(tmp_path_factory.mktemp("cache"))))
 
 
+def test_weights_have_seven_bits_for_on_some_cpus_sums_of_two_products_have_sixteen(default_graph: onnx.ModelProto) -> None:
+    weights = [onnx.numpy_helper.to_array(t) for t in default_graph.graph.initializer if t.data_type == onnx.TensorProto.INT8 and t.dims]
+    largest = max(int(np.abs(weight.astype(np.int16)).max()) for weight in weights)
+    assert 2 * 255 * largest <= np.iinfo(np.int16).max
+    assert largest >= 60
+
+
 def test_attention_and_experts_are_integers_and_the_rest_stays(default_graph: onnx.ModelProto) -> None:
     kinds = {tensor.name: tensor.data_type for tensor in default_graph.graph.initializer}
     products = [node for node in default_graph.graph.node if node.op_type == "MatMulInteger"]
