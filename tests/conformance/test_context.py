@@ -18,6 +18,7 @@ from rclpy.signals import (
 from support.ros import DOOR, PATIENCE_S
 
 SPIN = f"""{DOOR}
+import os
 import sys
 import time
 import rclpy
@@ -36,9 +37,11 @@ try:
     time.sleep(0.2)
 except KeyboardInterrupt as fault:  # it comes after the shutdown that it is the reason of, on a busy machine
     end = type(fault).__name__
+executor.shutdown()
 node.destroy_node()
 rclpy.try_shutdown()
-print(end, rclpy.ok())
+print(end, rclpy.ok(), flush=True)
+os._exit(0)  # a pool's thread that was just begun when the interrupt struck may be waited for without end
 """
 
 
