@@ -153,7 +153,7 @@ def test_executed_chunks_and_surprise_are_reported(graph, bundle, state):
     assert all(message.header.stamp != message.predicted_at and message.model_id == bundle.model_id for message in surprises)
     compared = [message for message in surprises if message.state != message.STATE_NOT_COMPARABLE]
     assert all(message.error > message.threshold for message in compared if message.state == message.STATE_SURPRISED)
-    assert compared[0].threshold == pytest.approx(2.2)
+    assert compared[0].threshold == pytest.approx(3.2)
     assert (images[0].height, images[0].width, images[0].encoding) == (*MANIFEST.image_size, "rgb8")
 
 
