@@ -165,7 +165,7 @@ class Film:
             write(draw, (x, below + 24), "not comparable: commanded anew", 16, FAINT)
             return
         surprised = compared.state is State.SURPRISED
-        text = f"{'not as predicted' if surprised else 'as predicted'}: {compared.error:.1f} times the error expected"
+        text = f"{'not as predicted' if surprised else 'as predicted'}: error {compared.error:.1f} times expected"
         write(draw, (x, below + 24), text, 16, ALARM if surprised else FAINT)
         if surprised:
             scale = _TILE / max(self._size)
