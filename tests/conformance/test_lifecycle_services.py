@@ -76,18 +76,8 @@ def make_robot(ros):
 
 @pytest.fixture
 def ask(ros):
-    """ask(service, request's fields) gives the response of one of the robot's services, asked by another node."""
-    import lifecycle_msgs.srv
-
-    asking, clients = ros.node("asking"), {}
-
-    def call(name, **fields):
-        kind = getattr(lifecycle_msgs.srv, KINDS[name])
-        if name not in clients:
-            clients[name] = asking.create_client(kind, f"/arm/robot/{name}")
-        return ros.answer(clients[name], kind.Request(**fields))
-
-    return call
+    """ask(service, request's fields) gives the response of one of the robot's services."""
+    return ros.asker("lifecycle_msgs", KINDS, "/arm/robot")
 
 
 @pytest.fixture

@@ -37,18 +37,8 @@ def lamp(ros):
 
 @pytest.fixture
 def ask(ros, lamp):
-    """ask(service, request's fields) gives the response of one of the lamp's services, asked by another node."""
-    import rcl_interfaces.srv
-
-    asking, clients = ros.node("asking"), {}
-
-    def call(name, **fields):
-        kind = getattr(rcl_interfaces.srv, KINDS[name])
-        if name not in clients:
-            clients[name] = asking.create_client(kind, f"/hall/lamp/{name}")
-        return ros.answer(clients[name], kind.Request(**fields))
-
-    return call
+    """ask(service, request's fields) gives the response of one of the lamp's services."""
+    return ros.asker("rcl_interfaces", KINDS, "/hall/lamp")
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,25 @@ class Ros:
         future = client.call_async(request)
         assert self.until(future.done), f"no response of {client.srv_name}"
         return future.result()
+
+    def asker(self, package: str, kinds: Mapping[str, str], owner: str) -> Callable[..., Any]:
+        """ask(service, request's fields) gives the response of one of a node's services, asked by another node.
+
+        Args:
+            package: Of the services' types.
+            kinds: Service -> its type's name.
+            owner: The node's full name.
+        """
+        types, asking = importlib.import_module(f"{package}.srv"), self.node("asking")
+        clients: dict[str, Any] = {}
+
+        def ask(name: str, **fields: Any) -> Any:
+            kind = getattr(types, kinds[name])
+            if name not in clients:
+                clients[name] = asking.create_client(kind, f"{owner}/{name}")
+            return self.answer(clients[name], kind.Request(**fields))
+
+        return ask
 
     def close(self) -> None:
         """Destroys the nodes, and shuts the context down."""
