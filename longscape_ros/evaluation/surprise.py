@@ -240,12 +240,14 @@ def _errors(expectations: Expectations, image: Prediction, camera: NDArray[np.ui
     errors = {}
     for age in AGES:
         expectation = expectations.find(image.anchor_ns, least_steps=age)
-        if expectation is not None:
-            errors[measure_name(age)] = max(_parts(expectation, image.shown))
-    expectation = expectations.find(image.anchor_ns)
-    if expectation is not None:
+        if expectation is None:
+            continue
+        parts = _parts(expectation, image.shown)
+        errors[measure_name(age)] = max(parts)
+        if age != LEAST_STEPS:
+            continue
         patch = math.sqrt(patch_squares(image.shown, expectation.frame).max())
-        errors[PLACE], errors[IMAGE] = _parts(expectation, image.shown)
+        errors[PLACE], errors[IMAGE] = parts
         errors |= {CAMERA: max(_parts(expectation, camera)), PATCH: patch, WHOLE: image_error(image.shown, expectation.frame)}
         estimate = float(expectation.prediction.confidence[expectation.step - 1])
         if confidence is not None and 0 < estimate < 1:
