@@ -87,22 +87,23 @@ def loss_events(on_lost: Callable[[Any], None] | None) -> Any:
     return SubscriptionEventCallbacks(message_lost=on_lost)
 
 
-def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None = None) -> int:
-    """Runs a node until SIGINT, SIGTERM or a fault.
+def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None = None) -> NoReturn:
+    """Runs a node until SIGINT, SIGTERM or a fault, and ends the process; its exit status is 1 after a fault, which is logged.
 
     Args:
         make: Makes the node, and what is closed at the end (the node may be both); called when rclpy is ready.
         args: Command line; None: the process's.
         grace_s: Seconds that closing may take; then the process ends with what is still at work in it. None: as long as it takes.
 
-    Returns:
-        The exit status: 1 after a fault that a user can act on, which is logged.
+    Raises:
+        Exception: A fault that a user cannot act on.
     """
-    with _interrupted_once() as interrupts:
+    with _interrupted_once() as interrupts:  # until the end, for a signal that comes in between would be the exit status
         try:
-            return _run(make, args, grace_s, interrupts)
+            status = _run(make, args, grace_s, interrupts)
         except KeyboardInterrupt:  # before there was anything to end
-            return 0
+            status = 0
+        _leave(status)
 
 
 def _run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None, interrupts: _Interrupts) -> int:
@@ -180,7 +181,7 @@ def _within(grace_s: float | None, status: int) -> Iterator[None]:
     if grace_s is None:
         yield
         return
-    end = threading.Timer(grace_s, leave, (status,))
+    end = threading.Timer(grace_s, _leave, (status,))
     end.daemon = True
     end.start()
     try:
@@ -189,14 +190,12 @@ def _within(grace_s: float | None, status: int) -> Iterator[None]:
         end.cancel()
 
 
-def leave(status: int) -> NoReturn:
+def _leave(status: int) -> NoReturn:
     """Ends the process at once; the kernel frees the rest, and processes that build engines end with it.
 
     Taking the interpreter down with ONNX Runtime in it costs half a second and more on a busy machine, and ONNX Runtime aborts a process
     whose interpreter ends while it loads a model on another thread.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
@@ -221,7 +220,32 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
-def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | None) -> int:
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM wait until it is asked whether one came, so that nothing is left half done; another one is a KeyboardInterrupt.
+
+    On another than the main thread signals are not touched, and none ever came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | None) -> NoReturn:
     """Like :func:`run`, for what works with a node of this name."""
 
     def node_and_part() -> tuple[Any, Closable]:
@@ -230,7 +254,7 @@ def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | N
         node = Node(name)
         return node, make(node)
 
-    return run(node_and_part, args)
+    run(node_and_part, args)
 
 
 class NodeLog(logging.Handler):

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from longscape_ros.bench import inputs
 from longscape_ros.bench.stream import Stream
@@ -163,10 +163,10 @@ class Camera:
         self._seen = dataclasses.replace(self._seen, **changes)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; the exit status."""
-    return run_part(NODE, Camera, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node until SIGINT, SIGTERM or a fault, and ends the process."""
+    run_part(NODE, Camera, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

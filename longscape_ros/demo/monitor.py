@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -138,10 +138,10 @@ def _rate(times_ns: Sequence[int], now_ns: int) -> float | None:
     return (len(times_ns) - 1) * NANOSECONDS / (now_ns - times_ns[0]) if len(times_ns) > 1 and now_ns > times_ns[0] else None
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; the exit status."""
-    return run_part("demo_monitor", Monitor, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node until SIGINT, SIGTERM or a fault, and ends the process."""
+    run_part("demo_monitor", Monitor, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

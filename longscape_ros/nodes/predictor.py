@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from longscape_ros.host import Closable, leave, run
+from longscape_ros.host import Closable, run
 
 GRACE_S = 0.7
 """Seconds to finish the chunk in work and to leave the graph in good order; a chunk may take longer on a slow machine."""
@@ -14,7 +14,7 @@ GRACE_S = 0.7
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs the node until SIGINT, SIGTERM or a fault, and ends the process; soon after a signal, whatever the model is doing."""
-    leave(run(_make, args, GRACE_S))
+    run(_make, args, GRACE_S)
 
 
 def _make() -> tuple[Any, Closable]:

@@ -9,7 +9,6 @@ sort a file's messages by time. A file appears, complete, when the node ends or 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any
+from typing import Any, NoReturn
 
 from longscape_ros.bags.writer import BagWriter
 from longscape_ros.contract import NANOSECONDS
@@ -232,10 +231,10 @@ class Recorder:
         return bytes(serialize_message(compressed_message(frame.rgb, stamp_ns, frame.frame_id, message_class, self._images)))
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Records until SIGINT, SIGTERM or a fault; the exit status."""
-    return run_part("recorder", Recorder, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Records until SIGINT, SIGTERM or a fault, and ends the process."""
+    run_part("recorder", Recorder, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

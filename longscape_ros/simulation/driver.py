@@ -11,9 +11,8 @@ those who come later.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -110,10 +109,10 @@ class Driver:
             self.counters["trajectories"] += 1
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; the exit status."""
-    return run_part("simulated_arm", Driver, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node until SIGINT, SIGTERM or a fault, and ends the process."""
+    run_part("simulated_arm", Driver, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,9 +9,8 @@ driver executes exactly what was planned. Start the driver with the same paramet
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,10 +135,10 @@ class Policy:
             )
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Runs the node; the exit status."""
-    return run_part("scripted_policy", Policy, args)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the node until SIGINT, SIGTERM or a fault, and ends the process."""
+    run_part("scripted_policy", Policy, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from longscape_ros.embedded import ensure_rclpy
 from longscape_ros.errors import InputError
-from longscape_ros.host import loss_events, matching_qos, message_class
+from longscape_ros.host import deferred_interrupts, loss_events, matching_qos, message_class
 from longscape_ros.view.drawing import Drawing
 from longscape_ros.view.feed import Feed
 from longscape_ros.view.scene import Scene, SceneConfig
@@ -175,10 +174,10 @@ def show_graph(
         executor.add_node(node)
         listener = Listener(node, wanted, scene, drawing)
         until_s = math.inf if config.seconds is None else time.monotonic() + config.seconds
-        with contextlib.suppress(KeyboardInterrupt):
+        with deferred_interrupts() as interrupted:
             if config.seconds is None:
                 say("Showing the graph; Ctrl-C ends it.")
-            while time.monotonic() < until_s:
+            while not interrupted() and time.monotonic() < until_s:
                 executor.spin_once(timeout_sec=SPIN_S)
         listener.close()
     finally:

@@ -42,7 +42,7 @@ def test_every_encoding_shows_the_picture(encoding: str) -> None:
     camera = Stream(encoding, 160, 120, 30)
     message = camera.message(PICTURE, bag_types())
     assert camera.type_name == (COMPRESSED_IMAGE if encoding in ("jpeg", "png") else IMAGE)
-    found = frame_from_message(message, camera.type_name, 1, PICTURE.shape[:2])
+    found = frame_from_message(message, camera.type_name, 1, image_size=PICTURE.shape[:2])
     assert np.abs(found.rgb.astype(int) - PICTURE)[:, 1:-1].max() <= 6
     assert frame_from_message(message, camera.type_name, 1).rgb.shape == (120, 160, 3)
 
