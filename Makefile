@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Both `make demo` and `make test` set up all they need. ARGS goes to the command: make demo ARGS="--seconds 60 --task push"
 
+# Whole files of tests side by side, a core each; make test PARALLEL= runs one test after the other.
+PARALLEL = --numprocesses auto --maxprocesses 8 --dist loadfile
+
 .PHONY: help demo test test-ros check clean
 
 help:
@@ -15,10 +18,10 @@ demo: .venv/.complete
 	.venv/bin/longscape demo $(ARGS)
 
 test: check
-	.venv-test/bin/python -m pytest $(ARGS)
+	.venv-test/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 test-ros: .venv-ros/.complete
-	bash -c '. .venv-ros/setup.bash && .venv-ros/bin/python -m pytest tests/nodes tests/conformance $(ARGS)'
+	bash -c '. .venv-ros/setup.bash && .venv-ros/bin/python -m pytest tests/nodes tests/conformance $(PARALLEL) $(ARGS)'
 
 check: .venv-test/.complete
 	.venv-test/bin/ruff check .

@@ -75,7 +75,10 @@ setup(
         "tensorrt": ["tensorrt>=10.1", "cupy-cuda13x>=13.6"],
         "tensorrt-rtx": [*RTX, f"cupy-cuda13x>=13.6{ON_PC}"],
         "gpu": ["onnxruntime-gpu>=1.19", "cupy-cuda12x>=13.6"],
-        "test": [*DEMO, *VIEW, *TRAIN, *RTX, *COLCON, "pytest>=8", "setuptools>=64", "hypothesis>=6", "ruff", "mypy", "types-PyYAML"],
+        "test": [
+            *DEMO, *VIEW, *TRAIN, *RTX, *COLCON,
+            "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6", "ruff", "mypy", "setuptools>=64", "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": [

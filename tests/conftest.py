@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,11 @@ from longscape_ros.runtime.cache import FOLDER_VARIABLE
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # for `from support.x import y`; importlib mode does not add it
+from support.domains import unused_domain  # noqa: E402
 from support.ros import HAS_CYCLONE, HAS_ROS  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: several threads in each are slower
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
@@ -48,7 +51,7 @@ def shared() -> Path:
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> int:
     """A DDS domain of the test's own, on loopback."""
-    number = random.SystemRandom().randrange(1, 100)
+    number = unused_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(number))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     return number

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 DOMAINS = range(1, 102)
 """Domains whose ports no system hands out to others."""
@@ -36,9 +36,9 @@ def graph_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return single | {"LP_NUM_THREADS": "0", "PYTHONUNBUFFERED": "1"} | chosen
 
 
-def free_domain() -> int:
+def free_domain(among: Sequence[int] = DOMAINS) -> int:
     """A domain that nobody uses on this machine, as far as ports tell; another each time, for demos that start together."""
-    domains = random.sample(DOMAINS, len(DOMAINS))
+    domains = random.sample(among, len(among))
     return next((domain for domain in domains if _is_free(domain)), domains[0])
 
 

@@ -6,13 +6,13 @@ What rclpy says too is tested in tests/conformance.
 
 from __future__ import annotations
 
-import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support.domains import unused_domain
 from support.ros import HAS_CYCLONE, processes
 
 PATIENCE_S = 30.0
@@ -22,7 +22,7 @@ collect_ignore_glob = [] if HAS_CYCLONE else ["test_*.py"]
 @pytest.fixture(scope="session", autouse=True)
 def own_domain() -> Iterator[int]:
     """A domain that nobody else is likely to use, on this machine only."""
-    domain = random.SystemRandom().randrange(2, 100)
+    domain = unused_domain()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(domain))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
