@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Protocol
 
 from longscape_ros.embedded import ensure_rclpy
-from longscape_ros.errors import HostError, LongscapeError
+from longscape_ros.errors import HostError, InputError, LongscapeError
 
 THROTTLE_S = 5.0
 """Seconds between two warnings of the same kind."""
@@ -55,9 +56,31 @@ def message_class(name: str) -> type:
 
 
 def declare(node: Any, name: str, default: Any, description: str) -> Any:
-    """Declares a parameter that is fixed once the node runs; its value."""
+    """Declares a parameter that is fixed once the node runs; its value.
+
+    Raises:
+        InputError: It was given a value that does not fit.
+    """
     descriptor = message_class("rcl_interfaces/msg/ParameterDescriptor")(description=description, read_only=True)
-    return node.declare_parameter(name, default, descriptor).value
+    return declare_as(node, name, default, descriptor)
+
+
+def declare_as(node: Any, name: str, default: Any, descriptor: Any) -> Any:
+    """Declares a parameter; its value.
+
+    Raises:
+        InputError: It was given a value that does not fit.
+    """
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    try:
+        return node.declare_parameter(name, default, descriptor).value
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        example = json.dumps(default)  # as YAML has it: 0.0 and not 0, true and not True
+        raise InputError(
+            f"Got a value that does not fit the parameter {name} ({error}); expected one like {example}. Correct the command line or the "
+            "parameter file."
+        ) from error
 
 
 def matching_qos(offered: Sequence[Any], depth: int) -> Any:

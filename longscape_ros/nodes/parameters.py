@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from longscape_ros.contract import PlanExtension, StampSource
 from longscape_ros.errors import InputError
-from longscape_ros.host import message_class
+from longscape_ros.host import declare_as, message_class
 from longscape_ros.messages import IMAGE, IMAGE_TYPES
 from longscape_ros.runtime.backend import AUTO, BACKENDS, PRECISIONS
 from longscape_ros.runtime.surprise import DEFAULT_THRESHOLD
@@ -213,10 +213,10 @@ def declare(node: Any) -> PredictorParameters:
     """Declares every parameter on an rclpy node; their values.
 
     Raises:
-        InputError: A text is none of its choices.
+        InputError: One was given a value that does not fit.
     """
     for spec in specs():
-        node.declare_parameter(spec.name, spec.default, _descriptor(spec))
+        declare_as(node, spec.name, spec.default, _descriptor(spec))
     return read(node)
 
 

@@ -42,7 +42,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
         options: See rclpy's Node.
 
     Raises:
-        InputError: A parameter is none of its choices.
+        InputError: A parameter was given a value that does not fit.
     """
 
     def __init__(self, name: str = "predictor", **options: Any) -> None:

@@ -68,6 +68,23 @@ def test_a_command_line_that_the_client_library_refuses_is_one_line_that_says_wh
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("module", "value", "expected"),
+    [
+        ("predictor", "prediction_rate:=0", "expected one like 0.0."),
+        ("predictor", "horizon:=-3", "expected one like 0."),
+        ("recorder", "output:=7", 'expected one like "recording.mcap".'),
+    ],
+)
+def test_a_parameters_value_that_does_not_fit_is_one_line_that_says_what_does(domain, tmp_path, module, value, expected):
+    process = start(module, domain, tmp_path / "log", "-p", value)
+    assert process.wait(WAIT_S) == 1
+    said = (tmp_path / "log").read_text()
+    assert f"does not fit the parameter {value.partition(':=')[0]} (" in said
+    assert expected in said
+    assert "Traceback" not in said
+
+
 STUCK = """
 import time
 from longscape_ros.embedded import ensure_rclpy
