@@ -37,6 +37,9 @@ _SEPARATOR = re.compile(r"^---\s*$", re.MULTILINE)
 _DEFAULT_LINE = re.compile(r"^\s*([\w/]+(?:<=\d+)?(?:\[[<=\d]*\])?)\s+([a-z]\w*)\s+([^#=\s][^#]*)")
 
 
+_CHECK_FIELDS = os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1"  # rosidl's classes, too, look when they are loaded
+
+
 class Message:
     """Base of every generated message class: rclpy's constructor, equality and printed form."""
 
@@ -47,9 +50,7 @@ class Message:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, **kwargs: Any) -> None:
-        self._check_fields = kwargs.pop("check_fields", None)
-        if self._check_fields is None:
-            self._check_fields = os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1"
+        self._check_fields = kwargs.pop("check_fields", _CHECK_FIELDS)
         if self._check_fields:
             unknown = sorted(kwargs.keys() - {field.name for field in self._LAYOUT})
             if unknown:
