@@ -2,7 +2,7 @@
 # Both `make demo` and `make test` set up all they need. ARGS goes to the command: make demo ARGS="--seconds 60 --task push"
 
 # Whole files of tests side by side, a core each; make test PARALLEL= runs one test after the other.
-PARALLEL = --numprocesses auto --maxprocesses 8 --dist loadfile
+PARALLEL = --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-ros check clean
 

@@ -25,6 +25,14 @@ settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
 
+FIRST = ("test_ablations.py", "test_scripts.py", "test_export.py", "test_cli.py", "test_demo.py")
+"""Files that take minutes: they are begun first, and the others fill in beside them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 def pytest_report_header() -> str:
     graph = "rclpy of ROS" if HAS_ROS else "embedded" if HAS_CYCLONE else "none: tests/conformance is left out"
     left_out = "" if HAS_CYCLONE else "; tests/embedded is left out, cyclonedds is not installed (pip install 'longscape_ros[embedded]')"

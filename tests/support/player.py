@@ -85,6 +85,8 @@ class Player:
                     self.clock.show(now_ns)
                     self._robot.spin()
             self.clock.show(message.received_ns)
+            if message.type != IMAGE:  # topics may overtake each other, and what an image knows would be another command
+                self._robot.until(lambda: under_way() == 0)
             commanded = self._taken(False)
             self._publishers[message.topic].publish(message.data)
             if message.type == IMAGE:
