@@ -7,6 +7,7 @@ On a host without ROS call :func:`longscape_ros.embedded.ensure_rclpy` before im
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import traceback
@@ -128,6 +129,8 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
             loaded = None
         model = replace(loaded, parameters=self._values) if isinstance(loaded, Model) else load_model(self._values)
         self._session = Session(self, model, self._model_info)
+        gc.collect()
+        gc.freeze()  # a model's objects stay, and to look through them again and again takes the time of an image
         self._monitor = Monitor(_silence_s(self._values))
         self._fault = ""
 
@@ -136,6 +139,7 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
         return self._session
 
     def _release(self) -> None:
+        gc.unfreeze()
         session, self._session = self._session, None
         loaded, self._loaded = self._loaded, None
         for part in (session, loaded):

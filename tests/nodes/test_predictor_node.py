@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -404,6 +405,13 @@ def test_without_autostart_a_manager_takes_the_node_through_its_states(graph, bu
     assert transitions(node, "configure", "activate", "deactivate", "cleanup", "configure", "activate", "deactivate") == ["SUCCESS"] * 7
     assert state(node) == "inactive"
     assert transitions(node, "shutdown") == ["SUCCESS"]
+
+
+def test_while_it_is_configured_collections_of_garbage_pass_its_objects_by(graph, bundle, state):
+    _, node = running(graph, bundle, state)
+    assert gc.get_freeze_count() > 10_000
+    assert transitions(node, "deactivate", "cleanup") == ["SUCCESS", "SUCCESS"]
+    assert gc.get_freeze_count() == 0
 
 
 def test_while_inactive_it_listens_and_publishes_no_prediction(graph, bundle, state):
