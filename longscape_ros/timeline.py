@@ -43,6 +43,10 @@ CLOCK_JUMP_NS = NANOSECONDS
 AHEAD_NS = NANOSECONDS
 """An image that was seen this much later than it was received is dated by another clock. (Below that may be a /clock of few messages.)"""
 
+PLAN_AHEAD_NS = 10 * NANOSECONDS
+"""Commands that begin this much later than they were received are taken, for a controller takes them too, but are likely to be dated by
+another clock."""
+
 LOOKBACK_NS = NANOSECONDS // 2
 """How long before the first context frame plans still matter; what was in force before then counts as held."""
 
@@ -150,6 +154,7 @@ class Timeline:
                 "plans_duplicate",
                 "plans_out_of_order",
                 "plans_past",
+                "plans_ahead",
                 "plans_unknown",
                 "plans_dropped",
                 "clock_jumps",
@@ -204,6 +209,8 @@ class Timeline:
         if len(self._plans) > MOST_PLANS:
             del self._plans[0]
             self.counters["plans_dropped"] += 1
+        if plan.start_ns - plan.received_ns > PLAN_AHEAD_NS:
+            self.counters["plans_ahead"] += 1
         return True
 
     def snapshot(self, known_by_ns: int | None = None, anchor_ns: int | None = None) -> Snapshot:

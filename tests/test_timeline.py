@@ -17,7 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from longscape_ros.contract import NANOSECONDS, ActionDimension, ActionSpace, Episode, Frame, Plan, PlanExtension
 from longscape_ros.errors import InputError, NotReadyError
 from longscape_ros.images import resize_rgb
-from longscape_ros.timeline import AHEAD_NS, MOST_PLANS, Timeline, TimelineConfig, episode_grid
+from longscape_ros.timeline import AHEAD_NS, MOST_PLANS, PLAN_AHEAD_NS, Timeline, TimelineConfig, episode_grid
 
 MS = NANOSECONDS // 1000
 STEP = 50 * MS  # 20 Hz
@@ -233,6 +233,14 @@ def test_a_plan_that_was_over_when_received_is_refused():
     line = filled(plan(T0, np.arange(9)))
     assert not line.add_plan(plan(T0 - 10 * STEP, [1.0, 2.0], received=T0))
     assert line.counters["plans_past"] == 1
+
+
+def test_a_plan_that_begins_long_after_it_was_received_is_taken_and_counted():
+    line = filled(plan(T0, np.arange(9)))
+    assert line.add_plan(plan(T0 + PLAN_AHEAD_NS, [1.0, 2.0], received=T0))
+    assert line.counters["plans_ahead"] == 0
+    assert line.add_plan(plan(T0 + PLAN_AHEAD_NS + 1, [1.0, 2.0], received=T0))
+    assert line.counters["plans_ahead"] == 1
 
 
 def test_a_plan_shorter_than_the_horizon_ends_the_prediction():

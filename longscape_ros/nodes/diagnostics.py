@@ -209,10 +209,13 @@ def diagnostic_array(health: Sequence[Health], node: str, hardware_id: str, stam
 
 def _commands(report: Report, news: Mapping[str, int], period_s: float) -> Health:
     values = {"rate_hz": _rate(news, "commands", period_s)}
-    values |= _counts(report, ("commands", "commands_stale", *_REFUSED_COMMANDS, "segmentation_restarts"))
+    values |= _counts(report, ("commands", "commands_stale", *_REFUSED_COMMANDS, "plans_ahead", "segmentation_restarts"))
     refused = sum(news.get(name, 0) for name in _REFUSED_COMMANDS)
     if not report.counters.get("commands") and not refused:
         return Health("commands", Level.STALE, "no command yet", values)
+    if ahead := news.get("plans_ahead"):
+        text = f"{ahead} commands begin long after they arrived: synchronize the clocks, or set stamp to receive in the topic mapping"
+        return Health("commands", Level.WARN, text, values)
     if news.get("commands_stale"):
         return Health("commands", Level.WARN, "a stream of commands is stale", values)
     if news.get("images_not_ready"):

@@ -47,6 +47,11 @@ _REFUSED_COMMANDS = {
 }
 """Why a timeline refuses commands, by its counter."""
 
+_AHEAD = (
+    "Got commands of {} that begin {:.3f} s after they arrived, expected them sooner; they are taken, and change nothing until then. Check "
+    "that all clocks agree (use_sim_time), or let the source's stamp be 'receive' in the topic mapping."
+)
+
 _NO_ROOM = "Got commands and no image for too long, expected both; the oldest commands are left out. Check that the camera publishes."
 
 _log = logging.getLogger(__name__)
@@ -258,6 +263,8 @@ class Pipeline:
             return Trouble(kind, f"Got commands of {list(plan.names)} {_REFUSED_COMMANDS[kind].format(late=late_s)}")
         if self._moves.intersection(plan.names):
             self._commanded_until_ns[plan.names] = max(plan.received_ns, plan.start_ns + int(plan.times_ns[-1]))
+        if "plans_ahead" in counted:
+            return Trouble("plans_ahead", _AHEAD.format(list(plan.names), (plan.start_ns - plan.received_ns) / NANOSECONDS))
         return Trouble("plans_dropped", _NO_ROOM) if "plans_dropped" in counted else None
 
     def add_frame(self, frame: Frame, received_ns: int) -> Outcome:

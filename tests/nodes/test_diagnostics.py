@@ -27,6 +27,7 @@ def report(state: str = "active", image_age_s: float | None = 0.05, trouble: str
 
 
 REMEDY = "synchronize the camera's clock, or set image_stamp to receive"
+SYNCHRONIZE = "synchronize the clocks, or set stamp to receive in the topic mapping"
 BEFORE = {"images": 100, "commands": 10, "requests": 50, "predictions": 50}
 AFTER = {"images": 120, "commands": 12, "requests": 60, "predictions": 60}
 
@@ -52,6 +53,7 @@ def test_a_node_that_works_is_ok_in_all_its_parts():
         ("commands", {"plans_out_of_order": 1, "plans_duplicate": 1, "plans_dropped": 1}, Level.WARN, "3 commands could not be used"),
         ("clock", {"clock_jumps": 2}, Level.WARN, "time went back or to another source (2 times); images and commands were forgotten"),
         ("commands", {"commands_invalid": 1, "plans_past": 1}, Level.WARN, "2 commands could not be used"),
+        ("commands", {"plans_ahead": 2, "images_not_ready": 1}, Level.WARN, f"2 commands begin long after they arrived: {SYNCHRONIZE}"),
         ("commands", {"commands_stale": 1}, Level.WARN, "a stream of commands is stale"),
         ("commands", {"images_not_ready": 1}, Level.WARN, "no command reaches beyond the newest image"),
         ("inference", {"inference_errors": 2}, Level.ERROR, "2 predictions failed"),

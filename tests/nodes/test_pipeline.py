@@ -356,6 +356,15 @@ def test_commands_that_are_over_repeated_or_of_other_names_are_refused_and_count
     assert [counters[name] for name in ("commands", "plans_duplicate", "plans_past", "plans_unknown")] == [4, 1, 1, 1]
 
 
+def test_commands_dated_by_a_clock_that_is_ahead_are_taken_and_the_remedy_named(rigs):
+    rig = rigs()
+    said = rig.plan(ramp(96), early=72_000).text
+    assert "begin 3600" in said
+    assert "they are taken" in said
+    assert "stamp be 'receive'" in said
+    assert [rig.pipeline.counters[name] for name in ("commands", "plans_ahead")] == [1, 1]
+
+
 def test_a_prediction_that_fails_is_reported_and_the_next_one_is_made(rigs, predictor, monkeypatch):
     rig = rigs()
     rig.plan(ramp(96))
