@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
@@ -12,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 from cyclonedds.core import DDSException, Entity, GuardCondition, Policy, Qos, WaitSet
 from cyclonedds.domain import Domain, DomainParticipant
 from cyclonedds.idl import IdlStruct, make_idl_struct, types
+from cyclonedds.internal import SampleInfo
 from cyclonedds.pub import DataWriter, Publisher
 from cyclonedds.sub import DataReader, Subscriber
 from cyclonedds.topic import Topic
@@ -30,6 +32,25 @@ _IDL_TYPES: dict[str, Any] = {
     "float32": types.float32, "float64": types.float64,
 }  # fmt: skip
 _SERVICE_HEADER: dict[str, Any] = {"header_guid": types.uint64, "header_seq": types.int64}
+
+
+_INFO_FIELDS = [field.name for field in dataclasses.fields(SampleInfo)]
+
+
+class _Info(functools.partial[Any]):
+    """What DDS says of a sample: a SampleInfo that is not made, with its fields.
+
+    The binding calls SampleInfo from C for every sample, and does not look whether that worked: the KeyboardInterrupt of a signal that
+    came while C took the sample strikes there, and the process ended with a segmentation fault. A partial is made without Python's help.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _INFO_FIELDS:
+            raise AttributeError(name)
+        return self.args[_INFO_FIELDS.index(name)]
+
+
+SampleInfo.__new__ = staticmethod(_Info)  # type: ignore[assignment]
 
 
 @functools.cache
