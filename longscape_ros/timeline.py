@@ -107,10 +107,6 @@ class TimelineConfig:
         """int64 [K + horizon], the times of the grid's rows -(K - 1) ... horizon."""
         return anchor_ns + _grid_steps_ns(self.context, self.horizon, self.fps)
 
-    def first_row_ns(self, anchor_ns: int) -> int:
-        """The time of the grid's row -(K - 1)."""
-        return anchor_ns + int(_grid_steps_ns(self.context, self.horizon, self.fps)[0])
-
 
 @dataclass(frozen=True, slots=True)
 class GridEpisode:
@@ -291,7 +287,7 @@ class Timeline:
 
     def _prune(self, newest_ns: int) -> None:
         """Drops the frames and plans that no snapshot near the newest frame can need."""
-        oldest_grid_ns = self._config.first_row_ns(newest_ns - CLOCK_JUMP_NS)
+        oldest_grid_ns = int(self._config.grid(newest_ns - CLOCK_JUMP_NS)[0])
         oldest_frame_ns = oldest_grid_ns - CLOCK_JUMP_NS
         while self._frames[0].stamp_ns < oldest_frame_ns:
             del self._frames[0]

@@ -31,10 +31,8 @@ _IDL_TYPES: dict[str, Any] = {
     "int32": types.int32, "uint32": types.uint32, "int64": types.int64, "uint64": types.uint64,
     "float32": types.float32, "float64": types.float64,
 }  # fmt: skip
+_INFO_FIELDS = {field.name: index for index, field in enumerate(dataclasses.fields(SampleInfo))}
 _SERVICE_HEADER: dict[str, Any] = {"header_guid": types.uint64, "header_seq": types.int64}
-
-
-_INFO_FIELDS = [field.name for field in dataclasses.fields(SampleInfo)]
 
 
 class _Info(functools.partial[Any]):
@@ -47,7 +45,7 @@ class _Info(functools.partial[Any]):
     def __getattr__(self, name: str) -> Any:
         if name not in _INFO_FIELDS:
             raise AttributeError(name)
-        return self.args[_INFO_FIELDS.index(name)]
+        return self.args[_INFO_FIELDS[name]]
 
 
 SampleInfo.__new__ = staticmethod(_Info)  # type: ignore[assignment]

@@ -33,11 +33,9 @@ _DTYPES = {"bool": np.bool_, "byte": np.uint8}
 _BASE, _NAME, _ARRAY, _SEQUENCE = 1, 2, 3, 4  # rosbags.interfaces.Nodetype
 _EMPTY_MEMBER = "structure_needs_at_least_one_member"
 _KNOWN_DEFAULTS = {"geometry_msgs/msg/Quaternion": {"w": 1.0}}  # the typestore keeps no defaults; this is the only one that is not zero
+_CHECK_FIELDS = os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1"  # rosidl's classes, too, look when they are loaded
 _SEPARATOR = re.compile(r"^---\s*$", re.MULTILINE)
 _DEFAULT_LINE = re.compile(r"^\s*([\w/]+(?:<=\d+)?(?:\[[<=\d]*\])?)\s+([a-z]\w*)\s+([^#=\s][^#]*)")
-
-
-_CHECK_FIELDS = os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1"  # rosidl's classes, too, look when they are loaded
 
 
 class Message:
