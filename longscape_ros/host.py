@@ -7,7 +7,6 @@ import importlib
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 
 from longscape_ros.embedded import ensure_rclpy
 from longscape_ros.errors import HostError, InputError, LongscapeError
+from longscape_ros.interrupts import Interrupts, interrupted_once
 
 THROTTLE_S = 5.0
 """Seconds between two warnings of the same kind."""
@@ -121,7 +121,7 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
     Raises:
         Exception: A fault that a user cannot act on.
     """
-    with _interrupted_once() as interrupts:  # until the end, for a signal that comes in between would be the exit status
+    with interrupted_once() as interrupts:  # until the end, for a signal that comes in between would be the exit status
         try:
             status = _run(make, args, grace_s, interrupts)
         except KeyboardInterrupt:  # before there was anything to end
@@ -129,7 +129,7 @@ def run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, gr
         _leave(status)
 
 
-def _run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None, interrupts: _Interrupts) -> int:
+def _run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, grace_s: float | None, interrupts: Interrupts) -> int:
     ensure_rclpy()
     import rclpy
     from rclpy.executors import ExternalShutdownException
@@ -169,35 +169,6 @@ def _run(make: Callable[[], tuple[Any, Closable]], args: Sequence[str] | None, g
     return status
 
 
-class _Interrupts:
-    """Handles SIGINT: the first is a KeyboardInterrupt, and there are none once it is ``over``.
-
-    Under ``ros2 launch`` Ctrl-C comes twice, from the terminal and from launch; the second must not disturb the way out.
-    """
-
-    def __init__(self) -> None:
-        self.over = False
-
-    def __call__(self, number: int, frame: object) -> None:
-        if not self.over:
-            self.over = True
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _interrupted_once() -> Iterator[_Interrupts]:
-    """SIGINT is handled by what is given, which rclpy's own handler calls in turn; on another than the main thread it is not."""
-    interrupts = _Interrupts()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupts
-        return
-    former = signal.signal(signal.SIGINT, interrupts)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, former)
-
-
 @contextmanager
 def _within(grace_s: float | None, status: int) -> Iterator[None]:
     """Ends the process with this status if what is done here takes longer."""
@@ -224,48 +195,6 @@ def _leave(status: int) -> NoReturn:
         with suppress(OSError, ValueError):  # a pipe that nobody reads any more
             stream.flush()
     os._exit(status)
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C, a KeyboardInterrupt, so that nothing half done is left behind; on another than the main thread, nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until it is asked whether one came, so that nothing is left half done; another one is a KeyboardInterrupt.
-
-    On another than the main thread signals are not touched, and none ever came.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came = False
-
-    def note(number: int, frame: object) -> None:
-        nonlocal came
-        if came:
-            raise KeyboardInterrupt
-        came = True
-
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: came
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def run_part(name: str, make: Callable[[Any], Closable], args: Sequence[str] | None) -> NoReturn:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's log in the node's, the throttle, and signals."""
+"""The package's log in the node's, the throttle, and messages that are missing."""
 
 from __future__ import annotations
 
 import logging
-import signal
 from typing import Any
 
 import pytest
 
 from longscape_ros.errors import HostError
-from longscape_ros.host import THROTTLE_S, NodeLog, Throttle, deferred_interrupts, message_class
+from longscape_ros.host import THROTTLE_S, NodeLog, Throttle, message_class
 
 
 class Listener:
@@ -80,15 +79,3 @@ def test_an_error_inside_a_message_package_is_not_taken_for_its_absence(monkeypa
     monkeypatch.setattr("longscape_ros.host.importlib.import_module", broken)
     with pytest.raises(ModuleNotFoundError, match="numpy"):
         message_class("std_msgs/msg/String")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_to_be_asked_for_and_another_one_interrupts(number):
-    before = signal.getsignal(number)
-    with deferred_interrupts() as interrupted:
-        assert not interrupted()
-        signal.raise_signal(number)
-        assert interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before

@@ -31,7 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace, terminal: Terminal) -> Figures:
     """Shows a recording, or the graph."""
-    from longscape_ros.host import ended_by_sigterm
+    from longscape_ros.interrupts import ended_by_sigterm
 
     with ended_by_sigterm():
         return show(options, terminal)

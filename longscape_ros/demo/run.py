@@ -23,7 +23,7 @@ from longscape_ros.demo.recording import CHUNK_TOPIC, DIAGNOSTICS_TOPIC, PREDICT
 from longscape_ros.demo.sight import Listener, Sight
 from longscape_ros.demo.terminal import ProcessSight, Scene, View, make_view
 from longscape_ros.errors import HostError, InputError
-from longscape_ros.host import ended_by_sigterm
+from longscape_ros.interrupts import ended_by_sigterm
 from longscape_ros.simulation import topics
 from longscape_ros.simulation.arm import COMMAND_NAMES, FPS, choose_graphics
 from longscape_ros.simulation.disturbance import choose_frame

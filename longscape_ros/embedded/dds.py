@@ -7,7 +7,8 @@ import dataclasses
 import functools
 import os
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from xml.sax.saxutils import quoteattr
 
 from cyclonedds.core import DDSException, Entity, GuardCondition, Policy, Qos, WaitSet
@@ -23,6 +24,7 @@ from longscape_ros.embedded.messages import library
 from longscape_ros.embedded.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from longscape_ros.embedded.time import Duration, Infinite
 
+_Found = TypeVar("_Found")
 _MAX_BLOCKING_NS = 100_000_000  # dds_write holds the GIL: a slow reader may cost a sample, not stop the process
 _INFINITE_NS = 2**63 - 1
 _IDL_TYPES: dict[str, Any] = {
@@ -139,6 +141,36 @@ def _domain(domain_id: int) -> Domain:
         raise RCLError(
             f"Cyclone DDS refused the configuration of domain {domain_id}: {fault}. Check ROS_STATIC_PEERS and CYCLONEDDS_URI."
         ) from fault
+
+
+def interruptible(read: Callable[..., _Found], *args: Any) -> _Found:
+    """What a function of the binding gives that makes it by calling Python from C.
+
+    The binding turns whatever that raises into an Exception: the KeyboardInterrupt of a signal that came in between too. It is told by
+    reading again, which then succeeds.
+
+    Raises:
+        KeyboardInterrupt: See above.
+    """
+    try:
+        return read(*args)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        read(*args)
+        raise KeyboardInterrupt from error
+
+
+def matched_publications(reader: DataReader[Any]) -> list[Any]:
+    """What DDS says of the writers that a reader hears."""
+    found = (interruptible(reader.get_matched_publication_data, handle) for handle in reader.get_matched_publications())
+    return [publication for publication in found if publication is not None]
+
+
+def matched_subscriptions(writer: DataWriter[Any]) -> list[Any]:
+    """What DDS says of the readers that hear a writer."""
+    found = (interruptible(writer.get_matched_subscription_data, handle) for handle in writer.get_matched_subscriptions())
+    return [subscription for subscription in found if subscription is not None]
 
 
 def close_entity(entity: Entity) -> None:

@@ -17,7 +17,7 @@ from cyclonedds.builtin import (
 )
 from cyclonedds.core import InstanceState
 
-from longscape_ros.embedded.dds import Participant, profile_of, sample_class, user_data_of
+from longscape_ros.embedded.dds import Participant, interruptible, profile_of, sample_class, user_data_of
 from longscape_ros.embedded.exceptions import NodeNameNonExistentError
 from longscape_ros.embedded.messages import deserialize_message, message_class, serialize_message
 from longscape_ros.embedded.names import full_name
@@ -246,22 +246,8 @@ def service_topics(service: str) -> tuple[str, str]:
 
 
 def _alive(reader: Any) -> list[Any]:
-    """The samples of what is there, of a reader of DDS's own topics.
-
-    The binding makes each of them by calling Python from C, and turns whatever that raises into an Exception: the KeyboardInterrupt of
-    a signal that came in between too. It is told by reading again, which then succeeds.
-
-    Raises:
-        KeyboardInterrupt: See above.
-    """
-    try:
-        samples = reader.read(_MANY)
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        reader.read(_MANY)
-        raise KeyboardInterrupt from error
-    return [sample for sample in samples if sample.sample_info.instance_state == InstanceState.Alive]
+    """The samples of what is there, of a reader of DDS's own topics."""
+    return [sample for sample in interruptible(reader.read, _MANY) if sample.sample_info.instance_state == InstanceState.Alive]
 
 
 def _by_name(endpoints: Iterable[Endpoint]) -> list[tuple[str, list[str]]]:

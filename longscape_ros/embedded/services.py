@@ -23,7 +23,15 @@ from typing import Any
 from cyclonedds.core import DDSException, DDSStatus
 
 from longscape_ros.embedded.context import Context
-from longscape_ros.embedded.dds import Participant, close_entity, sample_class, user_data_of
+from longscape_ros.embedded.dds import (
+    Participant,
+    close_entity,
+    interruptible,
+    matched_publications,
+    matched_subscriptions,
+    sample_class,
+    user_data_of,
+)
 from longscape_ros.embedded.endpoints import Endpoint
 from longscape_ros.embedded.exceptions import NotOfferedError, RCLError
 from longscape_ros.embedded.graph import service_topics
@@ -253,15 +261,13 @@ class Service(_ServiceEnd):
 
     def _reaches(self, reader: Any, writer_handle: int) -> bool | None:
         """Whether the replies reach the client that has this writer; None if it has left."""
-        asking = reader.get_matched_publication_data(writer_handle)
+        asking = interruptible(reader.get_matched_publication_data, writer_handle)
         if asking is None:
             return None
         client_id = user_data_of(asking.qos).get("clientid")
         if client_id is None:  # of a kind that tells none: nothing to look for
             return True
-        writer = self._writer
-        known = (writer.get_matched_subscription_data(handle) for handle in writer.get_matched_subscriptions())
-        return any(end is not None and user_data_of(end.qos).get("clientid") == client_id for end in known)
+        return any(user_data_of(end.qos).get("clientid") == client_id for end in matched_subscriptions(self._writer))
 
 
 class Client(_ServiceEnd):
@@ -335,9 +341,8 @@ class Client(_ServiceEnd):
     def service_is_ready(self) -> bool:
         """Whether a service hears the requests and its replies are heard."""
         reader, writer = self.entity, self._writer
-        heard_by = [writer.get_matched_subscription_data(handle) for handle in writer.get_matched_subscriptions()]
-        heard = [reader.get_matched_publication_data(handle) for handle in reader.get_matched_publications()]
-        hearing, answering = ([user_data_of(end.qos).get("serviceid") for end in ends if end is not None] for ends in (heard_by, heard))
+        ends = matched_subscriptions(writer), matched_publications(reader)
+        hearing, answering = ([user_data_of(end.qos).get("serviceid") for end in side] for side in ends)
         if any(hearing):
             return bool({service_id for service_id in hearing if service_id} & set(answering))
         return bool(hearing and answering)  # of a kind that tells no ids

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM shut every context down. Python handlers run only between byte codes; waits in C end by a wakeup thread."""
+"""SIGINT and SIGTERM shut every context down. Python handlers run only between byte codes; waits in C end by a wakeup thread.
+
+A handler steps aside when it has struck: there is nothing left to shut down, and signals that come faster than a handler in Python ends
+would nest it until the stack is full. The next context puts it back.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from longscape_ros.embedded.context import Context
+from longscape_ros.interrupts import IGNORE
 
 
 class SignalHandlerOptions(IntFlag):
@@ -32,6 +37,7 @@ class _Handlers:
         self.options = SignalHandlerOptions.NO
         self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self.previous: dict[int, Any] = {}
+        self.struck: set[int] = set()
         self.previous_fd = -1
         self.write_fd = -1
 
@@ -49,6 +55,17 @@ class _Handlers:
                 self.previous[number] = signal.signal(number, self._on_signal)
         self.options |= options
 
+    def watch(self, context: Context) -> None:
+        """Shuts this context down too."""
+        self.contexts.add(context)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        while self.struck:
+            number = self.struck.pop()
+            handler = signal.signal(number, self._on_signal)
+            if handler is not IGNORE:
+                self.previous[number] = handler
+
     def uninstall(self) -> None:
         """Puts the replaced handlers back."""
         if threading.current_thread() is not threading.main_thread():
@@ -56,6 +73,7 @@ class _Handlers:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()
+        self.struck.clear()
         self.options = SignalHandlerOptions.NO
         if self.write_fd >= 0:
             signal.set_wakeup_fd(self.previous_fd)
@@ -73,10 +91,15 @@ class _Handlers:
             context.try_shutdown()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._shut_down()  # whoever catches KeyboardInterrupt finds rclpy shut down, whichever thread came first
-        handler = self.previous.get(number)
-        if callable(handler):
-            handler(number, frame)
+        signal.signal(number, IGNORE)
+        self.struck.add(number)
+        former = self.previous.get(number)
+        handler = former if callable(former) else IGNORE
+        try:
+            self._shut_down()  # whoever catches KeyboardInterrupt finds rclpy shut down, whichever thread came first
+        finally:
+            signal.signal(number, handler)
+        handler(number, frame)
 
     @staticmethod
     def _numbers(options: SignalHandlerOptions) -> list[int]:
@@ -111,7 +134,7 @@ def handlers_installed() -> bool:
 
 def watch_context(context: Context) -> None:
     """Has the signals shut this context down too."""
-    _handlers().contexts.add(context)
+    _handlers().watch(context)
 
 
 def forget_interrupt() -> None:

@@ -77,8 +77,10 @@ class PredictorNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no type h
             self._fault = str(error)
             self.get_logger().error(self._fault)
             return TransitionCallbackReturn.FAILURE
-        except Exception:  # rclpy takes the node to on_error without a word
-            self.get_logger().error(traceback.format_exc())
+        except Exception:
+            if not self.context.ok():  # a signal has ended it, and nothing can be published any more
+                return TransitionCallbackReturn.FAILURE
+            self.get_logger().error(traceback.format_exc())  # rclpy takes the node to on_error without a word
             raise
         return self._enter("inactive", super().on_configure(state))
 

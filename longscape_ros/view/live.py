@@ -13,7 +13,8 @@ from typing import Any
 
 from longscape_ros.embedded import ensure_rclpy
 from longscape_ros.errors import InputError
-from longscape_ros.host import deferred_interrupts, loss_events, matching_qos, message_class
+from longscape_ros.host import loss_events, matching_qos, message_class
+from longscape_ros.interrupts import deferred_interrupts
 from longscape_ros.view.drawing import Drawing
 from longscape_ros.view.feed import Feed
 from longscape_ros.view.scene import Scene, SceneConfig

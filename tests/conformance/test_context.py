@@ -108,6 +108,36 @@ def test_signals_end_spinning_cleanly(start, kind, number, ends):
     assert out in {f"{end} False\n" for end in ends}
 
 
+AFTER_ANOTHER = f"""{DOOR}
+import signal
+import time
+import rclpy
+from rclpy.context import Context
+
+def interrupted():
+    try:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep({PATIENCE_S})
+    except KeyboardInterrupt:
+        return True
+
+rclpy.init(args=[])
+print(interrupted())
+later = Context()
+rclpy.init(args=[], context=later)
+print(interrupted(), interrupted())
+for _ in range(100):
+    if later.ok():
+        time.sleep(0.1)  # rclpy shuts down in a thread of its own
+print(rclpy.ok(), later.ok())
+"""
+
+
+def test_every_interrupt_is_one_and_shuts_down_what_came_after_the_last(start):
+    out, err = start(AFTER_ANOTHER).communicate(timeout=PATIENCE_S)
+    assert (out, err) == ("True\nTrue True\nFalse False\n", "")
+
+
 def test_the_former_signal_handlers_come_back():
     former = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     install_signal_handlers(SignalHandlerOptions.SIGTERM)

@@ -33,7 +33,7 @@ def predictor(ros, bundle, own_domain, tmp_path):
     yield process
     process.terminate()
     try:
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(PATIENCE_S) == 0, (tmp_path / "log").read_text()
     finally:
         process.kill()
         process.wait()

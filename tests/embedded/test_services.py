@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services of std_srvs, which the rclpy on PyPI lacks."""
+"""Services of std_srvs, which the rclpy on PyPI lacks, and signals while DDS is asked who is there."""
 
 from __future__ import annotations
 
 import pytest
+from support.ros import DOOR, PATIENCE_S
 
 from longscape_ros.embedded.messages import service_class
 
@@ -28,3 +29,47 @@ def test_a_service_class_holds_its_messages_and_has_no_instances():
     assert repr(SetBool.Request(data=True)) == "std_srvs.srv.SetBool_Request(data=True)"
     with pytest.raises(NotImplementedError):
         SetBool()
+
+
+ANSWERED_WHILE_SIGNALS_COME = f"""
+import random, signal
+{DOOR}
+from std_srvs.srv import Empty
+from longscape_ros.embedded.context import Context
+from longscape_ros.embedded.node import Node
+from longscape_ros.embedded.signals import forget_interrupt
+armed = False
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+context = Context()
+context.init([])
+node = Node("node", context=context)
+service = node.create_service(Empty, "reset", lambda request, response: response)
+client = node.create_client(Empty, "reset")
+assert client.wait_for_service(30.0)
+interrupts = 0
+while interrupts < 1000:
+    client.call_async(Empty.Request())
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 1e-3))
+        while True:
+            client.service_is_ready()
+            answer = service.take()
+            if answer is not None:
+                answer()
+    except KeyboardInterrupt:
+        interrupts += 1
+forget_interrupt()
+print("alive")
+"""
+
+
+def test_a_signal_while_a_request_is_answered_is_an_interrupt_and_no_error(start):
+    process = start(ANSWERED_WHILE_SIGNALS_COME)
+    assert process.communicate(timeout=PATIENCE_S) == ("alive\n", "")
+    assert process.returncode == 0

@@ -407,6 +407,15 @@ def test_without_autostart_a_manager_takes_the_node_through_its_states(graph, bu
     assert transitions(node, "shutdown") == ["SUCCESS"]
 
 
+def test_a_signal_while_it_configures_is_no_fault_of_its_own(graph, bundle, capfd):
+    from rclpy.lifecycle import LifecycleState
+
+    node = graph.predictor(bundle, autostart=False)
+    graph.context.try_shutdown()
+    assert node.on_configure(LifecycleState("unconfigured", 1)).name == "FAILURE"
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_while_it_is_configured_collections_of_garbage_pass_its_objects_by(graph, bundle, state):
     _, node = running(graph, bundle, state)
     assert gc.get_freeze_count() > 10_000

@@ -34,7 +34,7 @@ def predicting(graph, bundle, domain, log: Path) -> Iterator[subprocess.Popen[by
         surprises = robot.listen("/predictor/surprise", "longscape_msgs/msg/Surprise")
         robot.live(400, done=lambda: surprises)
         yield process
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(WAIT_S) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -112,7 +112,7 @@ def test_the_predictor_ends_though_its_model_is_in_the_middle_of_an_inference(gr
         robot.connect()
         robot.live(400, done=lambda: b"predicting" in log.read_bytes())
         process.send_signal(number)
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(WAIT_S) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -127,7 +127,7 @@ def test_the_predictor_ends_cleanly_while_it_loads_a_model(domain, tmp_path, num
     try:
         assert until(lambda: b"Warming up" in log.read_bytes())
         process.send_signal(number)
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(WAIT_S) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
