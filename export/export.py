@@ -13,7 +13,8 @@ import torch
 from longscape_ros.bundle import Bundle, Experts, Manifest, Routing, write_bundle
 from longscape_ros.errors import InputError
 from longscape_ros.examples import EXAMPLES
-from longscape_ros.export.graphs import SMALLEST_STORED, export_graphs, per_step_graphs, store_weights
+from longscape_ros.export.graphs import SMALLEST_STORED, per_step_graphs, store_weights
+from longscape_ros.export.structures import export_graphs
 from longscape_ros.export.verify import verify_graphs, verify_rollout
 from longscape_ros.model.run import HEADS, Run, load_model, load_run, undistilled
 from longscape_ros.model.stored import ATTENTION_HEADS

@@ -1,46 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch modules with the signatures of a bundle's graphs, and their way into ONNX.
+"""PyTorch modules with the signatures of a bundle's graphs, and how graphs are stored.
 
 The sampler is unrolled inside the denoiser: one call gives a chunk, with the context's keys and values computed once. Each expert
-is a graph of its own, traced once for all of them, and chosen outside by the router's graph or by the chunk's length: an expert that
-is not active costs nothing. All graphs share one file of weights, in half precision where that loses
-nothing; these are cast back when a graph is loaded.
+is a graph of its own, chosen outside by the router's graph or by the chunk's length: an expert that is not active costs nothing. All
+graphs share one file of weights, in half precision where that loses nothing; these are cast back when a graph is loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxscript import optimizer
 from torch import Tensor, nn
 
 from longscape_ros.bundle import DECODER, ENCODER, ERROR_ESTIMATOR, LENGTH_PREDICTOR, ROUTER, context_of, denoiser, step_of
-from longscape_ros.errors import BundleError
 from longscape_ros.model.world import WorldModel
 
 WEIGHTS = "weights.bin"
-OPSET = 20
 SMALLEST_STORED = 64
 """Constants of fewer numbers stay inside the graph, as they are."""
 
 _ALIGNMENT = 64
-_LARGEST_SHAPE = 8
-"""Numbers in the longest list of sizes or axes."""
-_NOTHING = np.empty(0)
 
 
 class EncoderGraph(nn.Module):
@@ -220,139 +208,6 @@ def example_inputs(name: str, model: WorldModel, batch: int, length: int, genera
     if name == ERROR_ESTIMATOR:
         return chunk | {"latents": normal(batch, length, *shape), "before": normal(batch) - 6}
     return chunk | {"noise": normal(batch, length, *shape)}
-
-
-def export_graphs(
-    model: WorldModel, names: Sequence[str], steps: int, progress: Callable[[int, str], None] | None = None
-) -> dict[str, onnx.ModelProto]:
-    """File name -> graph with its weights inside, of the named graphs of a bundle.
-
-    Args:
-        model: The model.
-        names: See :meth:`longscape_ros.bundle.Manifest.graphs`.
-        steps: Network evaluations per chunk.
-        progress: Told (graphs done, the next one's file name).
-
-    Raises:
-        BundleError: the traced denoiser does not hold its expert's weights as they are in the model.
-    """
-    modules = graphs_of(model, names, steps)
-    protos: dict[str, onnx.ModelProto] = {}
-    traced: dict[type, onnx.ModelProto] = {}
-    for index, (name, module) in enumerate(modules.items()):
-        if progress:
-            progress(index, name)
-        if isinstance(module, DenoiserGraph | ContextGraph | StepGraph) and type(module) in traced:
-            protos[name] = with_expert(traced[type(module)], model, 0, module.expert)
-        else:
-            protos[name] = traced[type(module)] = export_graph(name, module, model)
-    return protos
-
-
-def export_graph(name: str, module: Graph, model: WorldModel) -> onnx.ModelProto:
-    """Trace a graph with open sizes for B and T; its weights are inside, under their names in ``module``."""
-    tubelet = model.config.transformer.tubelet
-    longest = model.config.transformer.max_length // tubelet
-    # a traced size of one would be taken for a constant
-    inputs = example_inputs(name, model, 2, tubelet * max(2, longest // 2), torch.Generator().manual_seed(0))
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    groups = torch.export.Dim("groups", min=1, max=longest)
-    sizes: dict[str, dict[int, object]] = {key: {1 if key in ("keys", "values") else 0: batch} for key in inputs}
-    chunk = {"actions": tubelet * groups + model.config.transformer.context, "noise": tubelet * groups, "noisy": tubelet * groups}
-    for key, size in chunk.items():
-        if key in inputs:
-            sizes[key][1] = size
-    if name == ERROR_ESTIMATOR:
-        sizes["latents"][1] = tubelet * groups
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            input_names=list(inputs),
-            output_names=list(module.outputs),
-            dynamic_shapes=tuple(sizes.values()),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
-    assert program is not None
-    _simplify(program.model)
-    proto: onnx.ModelProto = program.model_proto
-    del proto.graph.value_info[:]
-    return proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says about its own code and about packages that are not needed here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _simplify(model: ir.Model) -> None:
-    """Compute what is constant, and keep once what is computed twice; weights stay as they are.
-
-    The exporter's own optimiser gives graphs of the same speed but takes longer than the trace, looking for patterns that are not
-    here; it also folds weights into unnamed constants, and leaves the source text of every operation in the graph.
-    """
-    weights = set(model.graph.initializers)
-
-    def is_foldable(node: ir.Node) -> bool | None:
-        return False if any(value is not None and value.name in weights for value in node.inputs) else None
-
-    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=is_foldable)
-    for step in (
-        passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedOpsetsPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(size_limit=_LARGEST_SHAPE),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.ClearMetadataAndDocStringPass(),
-    ):
-        step(model)
-
-
-def with_expert(proto: onnx.ModelProto, model: WorldModel, source: int, expert: int) -> onnx.ModelProto:
-    """The graph of another expert: the same one with that expert's weights.
-
-    Args:
-        proto: Denoiser, or a part of it, of the expert ``source``.
-        model: Where ``proto`` comes from.
-        source: An expert.
-        expert: Another one.
-
-    Raises:
-        BundleError: ``proto`` does not hold the weights of ``source`` exactly as they are in ``model``.
-    """
-    parameters = {name: value.detach().numpy() for name, value in DenoiserGraph(model, source, 1).named_parameters()}
-    own, other = f".experts.{source}.", f".experts.{expert}."
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer if ".experts." in tensor.name}
-    expected = {name: value for name, value in parameters.items() if own in name}
-    wrong = [name for name in sorted({*found, *expected}) if not np.array_equal(found.get(name, _NOTHING), expected.get(name, _NOTHING))]
-    if wrong or not expected:
-        raise BundleError(
-            f"Found a traced denoiser whose weights {', '.join(wrong)} differ from expert {source}'s, expected the model's parameters "
-            f"unchanged, each under its name; torch {torch.__version__} traces in another way, use a version that is known to work."
-        )
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    for tensor in result.graph.initializer:
-        if tensor.name in expected:
-            name = tensor.name.replace(own, other)
-            tensor.CopyFrom(numpy_helper.from_array(parameters[name], name))
-    for node in result.graph.node:
-        for index, name in enumerate(node.input):
-            if name in expected:
-                node.input[index] = name.replace(own, other)
-    return result
 
 
 def store_weights(protos: dict[str, onnx.ModelProto], folder: Path) -> list[Path]:

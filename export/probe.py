@@ -16,7 +16,7 @@ import torch
 from longscape_ros.bags.mapping import load_mapping
 from longscape_ros.contract import TopicMapping
 from longscape_ros.errors import BundleError
-from longscape_ros.export.graphs import OPSET, _quiet, _simplify
+from longscape_ros.export.structures import OPSET, quiet, simplify
 from longscape_ros.model.probe import PositionProbe, ProbeConfig, train_probe
 from longscape_ros.probe import INPUT, METADATA, OUTPUT, Probe, ProbeFacts
 
@@ -75,7 +75,7 @@ def write_probe(probe: PositionProbe, facts: ProbeFacts, output: Path) -> float:
     """
     probe = probe.eval()
     rgb = torch.randint(0, 256, (4, *facts.image_size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             probe,
             (rgb,),
@@ -89,7 +89,7 @@ def write_probe(probe: PositionProbe, facts: ProbeFacts, output: Path) -> float:
         )
         expected = probe(rgb).numpy()
     assert program is not None
-    _simplify(program.model)
+    simplify(program.model)
     proto: onnx.ModelProto = program.model_proto
     del proto.graph.value_info[:]
     proto.metadata_props.add(key=METADATA, value=json.dumps(dataclasses.asdict(facts)))

@@ -41,9 +41,12 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Engines and quantised graphs are kept for one run of the tests alone, in the processes that they start too."""
+    """What is kept is kept for one run of the tests alone, for all its processes and those that they start."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder of its own in the run's
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        patch.setenv(FOLDER_VARIABLE, str(folder / "cache"))
         yield
 
 

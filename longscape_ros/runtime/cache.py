@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are made from a bundle on this machine and kept for the next start: engines, quantised graphs, compiled kernels.
+"""Files that are made on this machine and kept for the next time: engines, quantised graphs, compiled kernels, traces of graphs.
 
 A file says what it was made from and how, and carries its content's hash; one that is damaged, cut off, or made from something else is
 never used, and the next one that is made takes its place. A file appears all at once, so processes may share a folder.

@@ -37,7 +37,8 @@ from longscape_ros.errors import BundleError, InputError
 from longscape_ros.examples import EXAMPLES, read_examples, write_examples
 from longscape_ros.export import export_run
 from longscape_ros.export.export import round_weights, write_verified
-from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, RouterGraph, example_inputs, export_graph
+from longscape_ros.export.graphs import SMALLEST_STORED, WEIGHTS, example_inputs
+from longscape_ros.export.structures import export_graphs
 from longscape_ros.export.verify import TOLERANCE, verify_graphs, verify_rollout
 from longscape_ros.model.moe import Route
 from longscape_ros.model.run import AUTOENCODER, DENOISER, DISTIL, load_run, save_checkpoint, save_run
@@ -259,13 +260,14 @@ def single(**changes: Any) -> WorldConfig:
 
 
 def test_the_per_step_form_takes_the_same_steps_as_the_whole_sampler(tmp_path: Path) -> None:
-    model = toy_model(replace(toy_config(), lengths=(8,), transformer=replace(toy_config().transformer, experts=1)))
+    model = toy_model()
     bundle_of_steps = tmp_path / "steps"
     export_run(write_toy_run(tmp_path / "run", model), bundle_of_steps, per_step=True)
     bundle = load_bundle(bundle_of_steps)
-    assert {context_of(0), step_of(0)} <= set(bundle.manifest.files)
-    first, second, whole = (onnxruntime.InferenceSession(bundle.file(name)) for name in (context_of(0), step_of(0), denoiser(0)))
-    for batch, length in ((1, 8), (3, 16)):
+    assert {part(e) for part in (context_of, step_of) for e in range(EXPERTS)} <= set(bundle.manifest.files)
+    for expert, batch, length in ((0, 1, 8), (2, 3, 16)):
+        names = context_of(expert), step_of(expert), denoiser(expert)
+        first, second, whole = (onnxruntime.InferenceSession(bundle.file(name)) for name in names)
         inputs = {name: value.numpy() for name, value in example_inputs(denoiser(0), model, batch, length, torch.Generator()).items()}
         known = {"context": inputs["context"], "actions": inputs["actions"]}
         keys, values = first.run(None, known)
@@ -329,7 +331,7 @@ def test_the_denoiser_before_distillation_can_be_exported_to_compare_with(tmp_pa
 def test_a_router_of_the_context_alone_takes_the_coming_actions_too_and_ignores_them(tmp_path: Path) -> None:
     config = toy_config()
     model = toy_model(replace(config, routing="context", transformer=replace(config.transformer, experts=2, depth=1)))
-    graph = export_graph(ROUTER, RouterGraph(model), model)
+    graph = export_graphs(model, [ROUTER], 1)[ROUTER]
     onnx.save(graph, tmp_path / ROUTER)
     session = onnxruntime.InferenceSession(tmp_path / ROUTER, providers=["CPUExecutionProvider"])
     assert [put.name for put in session.get_inputs()] == ["context", "coming"]

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How constants are stored, and how one trace serves all experts."""
+"""How constants are stored."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from support.toy_runs import toy_model
 
-from longscape_ros.errors import BundleError
 from longscape_ros.export.export import round_weights
-from longscape_ros.export.graphs import OPSET, WEIGHTS, DenoiserGraph, export_graph, store_weights, with_expert
-from longscape_ros.model.recipes import toy
+from longscape_ros.export.graphs import WEIGHTS, store_weights
+from longscape_ros.export.structures import OPSET
 from longscape_ros.model.world import WorldModel
 
 
@@ -99,47 +97,3 @@ def test_rounding_changes_trained_weights_only(model: WorldModel) -> None:
         np.testing.assert_array_equal(parameter.detach(), expected)
     for name, buffer in model.named_buffers():
         np.testing.assert_array_equal(buffer, before[name])
-
-
-def traced(model: WorldModel, expert: int) -> onnx.ModelProto:
-    """What stands for a denoiser's trace here: its expert's weights, and one node that reads them."""
-    weights = {name: value for name, value in DenoiserGraph(model, expert, 1).named_parameters() if f".experts.{expert}." in name}
-    initializers = [numpy_helper.from_array(value.detach().numpy(), name) for name, value in weights.items()]
-    return helper.make_model(helper.make_graph([helper.make_node("Sum", list(weights), ["y"])], "traced", [], [], initializers))
-
-
-def test_another_experts_graph_has_the_same_nodes_and_its_weights(model: WorldModel) -> None:
-    source = traced(model, 0)
-    before = source.SerializeToString()
-    assert with_expert(source, model, 0, 3) == traced(model, 3)
-    assert source.SerializeToString() == before
-
-
-def test_a_trace_that_lost_a_weight_is_refused(model: WorldModel) -> None:
-    source = traced(model, 0)
-    lost = source.graph.initializer.pop()
-    with pytest.raises(BundleError, match=rf"weights {lost.name} differ from expert 0's"):
-        with_expert(source, model, 0, 1)
-
-
-def test_a_trace_that_changed_a_weight_is_refused(model: WorldModel) -> None:
-    source = traced(model, 0)
-    weight = source.graph.initializer[0]
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T, weight.name))
-    with pytest.raises(BundleError, match=rf"weights {weight.name} differ"):
-        with_expert(source, model, 0, 1)
-
-
-def test_a_trace_of_another_expert_is_refused(model: WorldModel) -> None:
-    with pytest.raises(BundleError, match=r"experts\.0\.up\.weight"):
-        with_expert(traced(model, 2), model, 0, 1)
-
-
-def test_chunks_of_one_and_two_groups_can_be_traced() -> None:
-    """A size of one in the trace would be taken for a constant."""
-    for lengths in ((4,), (8,)):
-        recipe = replace(toy(), base=4, lengths=lengths, experts=1, depth=1)
-        model = WorldModel(recipe.world(3)).eval()
-        proto = export_graph("denoiser_0.onnx", DenoiserGraph(model, 0, 1), model)
-        sizes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in proto.graph.input}
-        assert sizes["noise"][:2] == [0, 0]  # both are open
