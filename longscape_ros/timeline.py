@@ -226,7 +226,8 @@ class Timeline:
         held = config.plan_extension is PlanExtension.HOLD
         commands = _commands(plans, config.space, times, config.context - 1, held, self._courses)
         steps = self._steps(commands)
-        seen = [frame for frame in self._frames if frame.stamp_ns <= anchor.stamp_ns]
+        first = max(0, bisect_right(self._frames, int(times[0]), key=_stamp_ns) - 1)
+        seen = self._frames[first : bisect_right(self._frames, anchor.stamp_ns, key=_stamp_ns)]
         nearest, missing = _nearest([frame.stamp_ns for frame in seen], times[: config.context], config.fps)
         context = np.stack([seen[i].rgb for i in nearest])  # [K, H, W, 3]
         self.counters["frames_missing"] += missing
@@ -262,7 +263,7 @@ class Timeline:
             raise NotReadyError("Got no image yet, expected at least one to predict from; check that the camera publishes.")
         if anchor_ns is None:
             return self._frames[-1]
-        count = bisect_right(self._frames, anchor_ns, key=lambda frame: frame.stamp_ns)
+        count = bisect_right(self._frames, anchor_ns, key=_stamp_ns)
         if count == 0:
             raise NotReadyError(
                 f"Got no image at or before {anchor_ns} ns, expected one to predict from; the oldest of those kept is of "
@@ -373,6 +374,10 @@ def _nearest(stamps_ns: Sequence[int], times: NDArray[np.int64], fps: float) -> 
     return nearest.tolist(), int(missing.sum())
 
 
+def _stamp_ns(frame: Frame) -> int:
+    return frame.stamp_ns
+
+
 def _received_ns(plan: Plan) -> int:
     return plan.received_ns
 
@@ -468,12 +473,13 @@ def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64
         held: Whether deltas are repeated in steps after ``origin`` that begin when their last plan is over.
         courses: Of the same timeline.
     """
+    names = space.names
     motion = np.zeros((len(times), len(space)))
     commanded = np.zeros((len(times), len(space)), dtype=bool)
     known = [False] * len(space)
     used: list[Plan] = []
     groups: dict[tuple[int, ...], list[int]] = {}  # dimensions that the same plans carry
-    for a, name in enumerate(space.names):
+    for a, name in enumerate(names):
         groups.setdefault(tuple(i for i, plan in enumerate(plans) if name in plan.names), []).append(a)
     for carriers, group in groups.items():
         pieces = _pieces([plans[i] for i in carriers], int(times[0]) - LOOKBACK_NS, int(times[-1]))
@@ -481,8 +487,7 @@ def _commands(plans: Sequence[Plan], space: ActionSpace, times: NDArray[np.int64
             continue
         for kind in sorted({space.dimensions[a].kind for a in group}):
             columns = [a for a in group if space.dimensions[a].kind == kind]
-            names = tuple(space.names[a] for a in columns)
-            motion[:, columns] = _motion(kind, pieces, names, times, origin, held, courses)
+            motion[:, columns] = _motion(kind, pieces, tuple(names[a] for a in columns), times, origin, held, courses)
         commanded[:, group] = _reached(pieces, times)[:, np.newaxis]
         for a in group:
             known[a] = True
