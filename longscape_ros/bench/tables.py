@@ -251,25 +251,25 @@ def _latency(figures: Figures) -> Table:
 
 
 def _cameras(figures: Figures) -> Table:
-    columns = {
-        "images_per_s": "per second",
+    rows = {
+        "images_per_s": "images per second",
         "cpu_outside": "CPU outside inference, %",
-        "cpu_graphs": "in inference, %",
+        "cpu_graphs": "CPU in inference, %",
         "images": "images",
         "images_lost": "lost on the way",
         "images_unused": "unused",
-        "images_replaced": "replaced",
+        "images_replaced": "replaced by newer ones",
         "images_predicted": "predicted from",
         "images_unexplained": "unexplained",
     }
     names = [m[1] for name in figures if (m := re.fullmatch(r"camera\.(.+)\.cpu_outside", name))]
-    rows = []
-    for name in names:
-        shown = {figure: number(figures, f"camera.{name}.{figure}") for figure in columns}
-        texts = ("" if v is None else _short(100 * v if figure.startswith("cpu") else v) for figure, v in shown.items())
-        rows.append((str(figures.get(f"meta.camera.{name}", name)), *texts))
-    note = "The node with one thread per graph; 100 % is one core. Each image ends in one of the last columns."
-    return Table("Keeping up with cameras", ("", *columns.values()), tuple(rows), note)
+    texts = []
+    for figure, label in rows.items():
+        found = [number(figures, f"camera.{name}.{figure}") for name in names]
+        texts.append((label, *("" if v is None else _short(100 * v if figure.startswith("cpu") else v) for v in found)))
+    cameras = [str(figures.get(f"meta.camera.{name}", name)) for name in names]
+    note = f"The node with one thread per graph; 100 % is one core. Each image ends in one of the last five rows. {'; '.join(cameras)}."
+    return Table("Keeping up with cameras", ("", *(camera.partition(",")[0] for camera in cameras)), tuple(texts) if names else (), note)
 
 
 def _candidates(figures: Figures) -> Table:

@@ -103,14 +103,17 @@ def test_stages_without_time_have_no_row() -> None:
     assert found("Outside the graphs").rows == (("resized", "0.70"), ("all", "3.80"))
 
 
-def test_cameras_have_a_row_each_with_what_became_of_their_images() -> None:
+def test_cameras_have_a_column_each_with_what_became_of_their_images() -> None:
     ends = {"lost": 1.0, "unused": 2.0, "replaced": 200.0, "predicted": 36.0, "unexplained": 0.0}
     at = "camera.rgb8_640x480_30hz"
     figures: dict[str, float | str] = {f"{at}.images_{end}": count for end, count in ends.items()}
     figures |= {f"{at}.cpu_outside": 0.125, f"{at}.cpu_graphs": 0.9, f"{at}.images": 239.0, f"{at}.images_per_s": 29.9}
-    figures |= {f"meta.{at}": "640 x 480 rgb8 at 30 Hz"}
+    figures |= {f"meta.{at}": "640 x 480 rgb8 at 30 Hz, embedded"}
+    figures |= {"camera.jpeg_64x64_5hz.cpu_outside": 0.1, "meta.camera.jpeg_64x64_5hz": "64 x 64 jpeg at 5 Hz, embedded"}
     table = found("Keeping up with cameras", figures)
-    assert table.rows == (("640 x 480 rgb8 at 30 Hz", "29.9", "12.5", "90", "239", "1", "2", "200", "36", "0"),)
+    assert table.columns == ("", "640 x 480 rgb8 at 30 Hz", "64 x 64 jpeg at 5 Hz")
+    assert [row[1] for row in table.rows] == ["29.9", "12.5", "90", "239", "1", "2", "200", "36", "0"]
+    assert [row[2] for row in table.rows] == ["", "10", *[""] * 7]
     summary = found("What it comes to", figures)
     assert cells(summary, "a camera of 640 x 480 rgb8 at 30 Hz: CPU outside inference") == ("12.5 %", "", "at most 15 %: yes")
 
