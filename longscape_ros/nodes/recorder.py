@@ -91,6 +91,8 @@ class Recorder:
         self._thread.start()
         self._timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         node.get_logger().info(f"Recording to {output}: {', '.join(self._wanted)}.")
+        if (second := self._path(2)).exists():
+            node.get_logger().warning(f"Found {second}, which an earlier recording went on in; remove it, or it seems part of this one.")
 
     def close(self) -> None:
         """Writes what waits, finishes the file, and says what is in it."""

@@ -125,6 +125,12 @@ def test_when_simulated_time_goes_back_another_recording_goes_on(graph, tmp_path
     assert f"Recorded 2 messages to {parts[1]}" in said
 
 
+def test_a_part_of_an_earlier_recording_is_named(graph, tmp_path, capfd):
+    (tmp_path / "run_2.mcap").touch()
+    recorder(graph, tmp_path / "run.mcap", "/a").close()
+    assert f"Found {tmp_path / 'run_2.mcap'}, which an earlier recording went on in" in capfd.readouterr().err
+
+
 def test_what_comes_before_the_clock_runs_is_received_when_it_does(graph, tmp_path, capfd):
     robot = graph.robot()
     recording = recorder(graph, tmp_path / "run.mcap", TRAJECTORY_TOPIC, use_sim_time=True)
