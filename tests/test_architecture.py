@@ -19,6 +19,7 @@ INPUT = CORE | {"actions"}
 MIDDLE = INPUT | {"messages", "segmentation", "timeline", "bundle"}
 BELOW_NODES = MIDDLE | {"runtime", "bags"}
 EVERYTHING = BELOW_NODES | {
+    "interrupts",
     "host",
     "nodes",
     "embedded",
@@ -53,8 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": INPUT,
     "runtime": MIDDLE | {"examples"},
     "bags": INPUT | {"messages", "timeline"},
-    "embedded": {"errors"},
-    "host": {"errors", "embedded"},
+    "interrupts": set(),
+    "embedded": {"errors", "interrupts"},
+    "host": {"errors", "interrupts", "embedded"},
     "nodes": BELOW_NODES | {"host"},
     "model": INPUT | {"segmentation", "timeline", "bags", "bundle", "examples"},
     "export": BELOW_NODES | {"model", "probe", "examples", "parity"},
@@ -71,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablations": BELOW_NODES | {"model", "export", "evaluation", "comparison", "alternatives"},
     "ablations_plot": {"evaluation", "comparison"},
     "bench": BELOW_NODES | {"examples", "evaluation", "demo", "host"},  # draws as evaluation does, and runs the node as the demo does
-    "view": INPUT | {"messages", "timeline", "bags", "host", "embedded"},
+    "view": INPUT | {"messages", "timeline", "bags", "interrupts", "host", "embedded"},
     "demo": EVERYTHING,
     "offline": BELOW_NODES,
     "doctor": EVERYTHING,
