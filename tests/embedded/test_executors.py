@@ -7,7 +7,7 @@ import contextlib
 import threading
 
 import pytest
-from support.ros import DOOR, PATIENCE_S
+from support.ros import NODE_WITH_ALARMS, PATIENCE_S
 
 from longscape_ros.embedded import api
 from longscape_ros.embedded.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
@@ -84,29 +84,15 @@ def test_shutting_down_waits_for_what_runs(make_node, context):
         assert not spinning.is_alive()
 
 
-TAKEN_WHILE_SIGNALS_COME = f"""
-import array, random, signal
-{DOOR}
+TAKEN_WHILE_SIGNALS_COME = f"""{NODE_WITH_ALARMS}
+import array
 from sensor_msgs.msg import Image
-from longscape_ros.embedded.context import Context
-from longscape_ros.embedded.node import Node
-armed = False
-def interrupt(*_):
-    global armed
-    if armed:
-        armed = False
-        raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, interrupt)
-context = Context()
-context.init([])
-node = Node("node", context=context)
 publisher, subscription = node.create_publisher(Image, "image", 1), node.create_subscription(Image, "image", print, 1)
 image, interrupts = Image(data=array.array("B", bytes(300_000))), 0
 while interrupts < 1000:
     publisher.publish(image)
     try:
-        armed = True
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 4e-4))
+        arm(4e-4)
         for _ in range(4):
             subscription.take_sample()
         armed = False

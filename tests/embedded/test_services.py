@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from support.ros import DOOR, PATIENCE_S
+from support.ros import NODE_WITH_ALARMS, PATIENCE_S
 
 from longscape_ros.embedded.messages import service_class
 
@@ -31,23 +31,9 @@ def test_a_service_class_holds_its_messages_and_has_no_instances():
         SetBool()
 
 
-ANSWERED_WHILE_SIGNALS_COME = f"""
-import random, signal
-{DOOR}
+ANSWERED_WHILE_SIGNALS_COME = f"""{NODE_WITH_ALARMS}
 from std_srvs.srv import Empty
-from longscape_ros.embedded.context import Context
-from longscape_ros.embedded.node import Node
 from longscape_ros.embedded.signals import forget_interrupt
-armed = False
-def interrupt(*_):
-    global armed
-    if armed:
-        armed = False
-        raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, interrupt)
-context = Context()
-context.init([])
-node = Node("node", context=context)
 service = node.create_service(Empty, "reset", lambda request, response: response)
 client = node.create_client(Empty, "reset")
 assert client.wait_for_service(30.0)
@@ -55,8 +41,7 @@ interrupts = 0
 while interrupts < 1000:
     client.call_async(Empty.Request())
     try:
-        armed = True
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 1e-3))
+        arm(1e-3)
         while True:
             client.service_is_ready()
             answer = service.take()

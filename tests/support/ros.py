@@ -23,6 +23,26 @@ from longscape_ros.embedded import ensure_rclpy
 ensure_rclpy()
 """
 """How a script begins that imports rclpy."""
+NODE_WITH_ALARMS = f"""{DOOR}
+import random, signal
+from longscape_ros.embedded.context import Context
+from longscape_ros.embedded.node import Node
+armed = False
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+def arm(longest_s):
+    global armed
+    armed = True
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, longest_s))
+signal.signal(signal.SIGALRM, interrupt)
+context = Context()
+context.init([])
+node = Node("node", context=context)
+"""
+"""How a script begins that has a node of the embedded graph, and is interrupted once at some moment after each time it arms the alarm."""
 
 
 class Ros:
