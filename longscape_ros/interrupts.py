@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 IGNORE: Callable[[object, object], object] = operator.is_
 """A signal's handler that does nothing, in C. Signals that come faster than a handler in Python ends nest it until the stack is full.
@@ -36,39 +37,24 @@ class Interrupts:
 def interrupted_once() -> Iterator[Interrupts]:
     """SIGINT is handled by what is given, which rclpy's own handler calls in turn."""
     interrupts = Interrupts()
-    if threading.current_thread() is not threading.main_thread():
+    with _handled(interrupts, signal.SIGINT):
         yield interrupts
-        return
-    former = signal.signal(signal.SIGINT, interrupts)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, former)
 
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM is as Ctrl-C, a KeyboardInterrupt, so that nothing half done is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with _handled(interrupt, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM wait until it is asked whether one came, so that nothing is left half done; another one is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
     came = False
 
     def note(number: int, frame: object) -> None:
@@ -77,9 +63,19 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came = True
 
-    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled(note, signal.SIGINT, signal.SIGTERM):
         yield lambda: came
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], object], *numbers: signal.Signals) -> Iterator[None]:
+    """These signals are handled by this, and at the end by what handled them before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number, before in former.items():
+            signal.signal(number, before)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from xml.sax.saxutils import quoteattr
 
@@ -161,16 +161,16 @@ def interruptible(read: Callable[..., _Found], *args: Any) -> _Found:
         raise KeyboardInterrupt from error
 
 
-def matched_publications(reader: DataReader[Any]) -> list[Any]:
+def matched_publications(reader: DataReader[Any]) -> Iterator[Any]:
     """What DDS says of the writers that a reader hears."""
     found = (interruptible(reader.get_matched_publication_data, handle) for handle in reader.get_matched_publications())
-    return [publication for publication in found if publication is not None]
+    return (publication for publication in found if publication is not None)
 
 
-def matched_subscriptions(writer: DataWriter[Any]) -> list[Any]:
+def matched_subscriptions(writer: DataWriter[Any]) -> Iterator[Any]:
     """What DDS says of the readers that hear a writer."""
     found = (interruptible(writer.get_matched_subscription_data, handle) for handle in writer.get_matched_subscriptions())
-    return [subscription for subscription in found if subscription is not None]
+    return (subscription for subscription in found if subscription is not None)
 
 
 def close_entity(entity: Entity) -> None:

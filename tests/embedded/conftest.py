@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support import ros
 from support.domains import unused_domain
 from support.ros import HAS_CYCLONE, processes
 
@@ -81,3 +82,15 @@ def spin(context: Any) -> Iterator[Callable[..., bool]]:
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a Python script in a process of its own."""
     yield from processes()
+
+
+@pytest.fixture
+def survive(start: Callable[..., subprocess.Popen[str]]) -> Callable[[str], None]:
+    """Runs a script that says that it is alive at its end, and nothing else."""
+
+    def run(script: str) -> None:
+        process = start(script)
+        assert process.communicate(timeout=ros.PATIENCE_S) == ("alive\n", "")
+        assert process.returncode == 0
+
+    return run
